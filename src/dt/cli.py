@@ -1,0 +1,34 @@
+"""What every program in workflow/scripts shares: logging, one thread, and a sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+
+from dt.config import ConfigError, Run
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--settings", type=json.loads, required=True, help="the rule's part of the configuration, JSON")
+    return result
+
+
+def run_argument(text: str) -> Run:
+    """`["finetune", "hopper", "walker2d", "unfreeze1", 0]`."""
+    return Run(*json.loads(text))
+
+
+def main(program: Callable[[], None]) -> None:
+    """Run a program; expected errors end it with one line on stderr and exit code 1."""
+    from dt.data import DataError
+    from dt.datasets import DatasetError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        program()
+    except (ConfigError, DataError, DatasetError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")

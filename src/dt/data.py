@@ -1,0 +1,196 @@
+"""Trajectories as flat, memory-mapped arrays, and the windows that a Decision Transformer learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dt.files import write_whole
+
+SMALLEST_STD = 1e-6
+ARRAYS = ("states", "actions", "returns_to_go", "starts")
+
+
+class DataError(ValueError):
+    """A dataset does not fit what is asked of it, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Episodes one after another: N transitions of n trajectories.
+
+    states: [N, S] float32; actions: [N, A] float32; returns_to_go: [N] float32, unscaled; starts: [n+1] int64, so
+    that trajectory i is the slice `starts[i]:starts[i+1]`.
+    """
+
+    states: np.ndarray
+    actions: np.ndarray
+    returns_to_go: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+    def save(self, folder: Path) -> None:
+        for name in ARRAYS:
+            write_whole(folder / f"{name}.npy", lambda path, name=name: np.save(path, getattr(self, name)))
+
+    @classmethod
+    def open(cls, folder: Path) -> Trajectories:
+        """Memory-map the arrays of a folder: jobs on one machine share one copy."""
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS))
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What brings states, actions and returns to the model's scale; `x → (x − mean) / std`, `G → G / reward_scale`."""
+
+    state_mean: tuple[float, ...]
+    state_std: tuple[float, ...]
+    action_mean: tuple[float, ...]
+    action_std: tuple[float, ...]
+    reward_scale: float
+
+    @classmethod
+    def from_stats(cls, stats: dict[str, Any], data: dict[str, Any], reward_scale: float) -> Normalisation:
+        """From a stats file, as far as the config's `data` block asks for it."""
+        states, actions = stats["states"], stats["actions"]
+        identity_states = ([0.0] * len(states["mean"]), [1.0] * len(states["mean"]))
+        identity_actions = ([0.0] * len(actions["mean"]), [1.0] * len(actions["mean"]))
+        state_mean, state_std = (states["mean"], states["std"]) if data["normalise_states"] else identity_states
+        action_mean, action_std = (actions["mean"], actions["std"]) if data["normalise_actions"] else identity_actions
+        return cls(tuple(state_mean), tuple(state_std), tuple(action_mean), tuple(action_std), reward_scale)
+
+    def states(self, states: np.ndarray) -> np.ndarray:
+        return ((states - np.float32(self.state_mean)) / np.float32(self.state_std)).astype(np.float32)
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        return ((actions - np.float32(self.action_mean)) / np.float32(self.action_std)).astype(np.float32)
+
+    def raw_actions(self, actions: np.ndarray) -> np.ndarray:
+        """The inverse of `actions`."""
+        return actions * np.float32(self.action_std) + np.float32(self.action_mean)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Normalisation:
+        fields = json.loads(text)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of B windows of K steps, normalised; positions after an episode's end are zero and `mask` is False.
+
+    states: [B, K, S], actions: [B, K, A], returns_to_go: [B, K, 1] float32; timesteps: [B, K] int64; mask: [B, K] bool.
+    """
+
+    states: np.ndarray
+    actions: np.ndarray
+    returns_to_go: np.ndarray
+    timesteps: np.ndarray
+    mask: np.ndarray
+
+
+def returns_to_go(rewards: np.ndarray, starts: np.ndarray, gamma: float) -> np.ndarray:
+    """`G_t = Σ_k γ^k R_{t+k+1}` within each trajectory, `[N]` float64 (Chen et al. 2021, section 3)."""
+    result = np.array(rewards, dtype=np.float64)
+    lengths = np.diff(starts)
+    for back in range(2, lengths.max() + 1):  # all trajectories at once, from their ends backwards
+        positions = starts[1:][lengths >= back] - back
+        result[positions] += gamma * result[positions + 1]
+    return result
+
+
+def read_minari(folder: Path, trajectories: int, gamma: float) -> tuple[Trajectories, dict[str, Any]]:
+    """The first `trajectories` episodes of the Minari dataset in `folder`, and its statistics.
+
+    Raises DataError if there are fewer episodes than asked for.
+    """
+    from minari import MinariDataset
+
+    dataset = MinariDataset(folder / "data")
+    if dataset.total_episodes < trajectories:
+        raise DataError(f"{folder} holds {dataset.total_episodes} episodes; data.trajectories asks for {trajectories}")
+    episodes = list(dataset.iterate_episodes(range(trajectories)))
+    starts = np.concatenate([[0], np.cumsum([len(episode.rewards) for episode in episodes])]).astype(np.int64)
+    states = np.concatenate([episode.observations[:-1] for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    rewards = np.concatenate([episode.rewards for episode in episodes]).astype(np.float64)
+    rtg = returns_to_go(rewards, starts, gamma)
+    flat = Trajectories(states.astype(np.float32), actions.astype(np.float32), rtg.astype(np.float32), starts)
+    totals = np.add.reduceat(rewards, starts[:-1])
+    stats = {
+        "trajectories": trajectories,
+        "transitions": int(starts[-1]),
+        "states": _moments(states),
+        "actions": _moments(actions),
+        "returns": _spread(totals),
+        "lengths": _spread(flat.lengths),
+        "sha256": hashlib.sha256((folder / "data" / "main_data.hdf5").read_bytes()).hexdigest(),
+    }
+    return flat, stats
+
+
+def batches(
+    trajectories: Trajectories, sampling: str, batch_size: int, context: tuple[int, int], generator: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """One epoch: (trajectory indices [B], first steps [B], K) per batch; the last partial batch is dropped.
+
+    `trajectory` takes one window of each trajectory, in random order; `transition` as many windows, each starting
+    at a transition drawn uniformly from all (Chen et al. 2021, appendix).
+    """
+    lengths = trajectories.lengths
+    count = len(lengths) // batch_size
+    if sampling == "trajectory":
+        indices = generator.permutation(len(lengths))[: count * batch_size]
+        first_steps = generator.integers(0, lengths[indices])
+    else:
+        flat = generator.integers(0, trajectories.starts[-1], count * batch_size)
+        indices = np.searchsorted(trajectories.starts, flat, side="right") - 1
+        first_steps = flat - trajectories.starts[indices]
+    contexts = generator.integers(context[0], context[1] + 1, count)
+    for batch in range(count):
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        yield indices[part], first_steps[part], int(contexts[batch])
+
+
+def gather(
+    trajectories: Trajectories, normalisation: Normalisation, indices: np.ndarray, first_steps: np.ndarray, context: int
+) -> Windows:
+    """The windows of `context` steps that start at `first_steps` of the trajectories `indices`, both `[B]`."""
+    timesteps = first_steps[:, None] + np.arange(context)
+    mask = timesteps < trajectories.lengths[indices][:, None]
+    timesteps = np.where(mask, timesteps, 0)
+    rows = trajectories.starts[indices][:, None] + timesteps
+    keep = mask[:, :, None].astype(np.float32)
+    return Windows(
+        normalisation.states(trajectories.states[rows]) * keep,
+        normalisation.actions(trajectories.actions[rows]) * keep,
+        trajectories.returns_to_go[rows][:, :, None] / np.float32(normalisation.reward_scale) * keep,
+        timesteps,
+        mask,
+    )
+
+
+def _moments(values: np.ndarray) -> dict[str, list[float]]:
+    values = values.astype(np.float64)
+    return {"mean": values.mean(0).tolist(), "std": np.maximum(values.std(0), SMALLEST_STD).tolist()}
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values)),
+        "min": float(np.min(values)),
+        "max": float(np.max(values)),
+    }

@@ -1,0 +1,123 @@
+"""A Minari dataset per environment: rolled out from an expert actor, or downloaded from the Minari hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from dt.actors import Actor, Rollout, rollouts
+from dt.streams import integer, stream
+
+log = logging.getLogger(__name__)
+
+RESET_SEED_LIMIT = 2**31
+
+
+class DatasetError(RuntimeError):
+    """A dataset could not be made, in one sentence."""
+
+
+def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectories: int, folder: Path) -> None:
+    """Write `trajectories` episodes of the expert as a Minari dataset in `folder`.
+
+    `environment` is the config's entry for `name`; its `action_noise` multiplies the expert's standard deviation.
+    Reset seeds and action noise depend on `name` alone, so a larger dataset begins with the smaller one.
+    """
+    actor, env_id = Actor.load(actor_path), environment["gymnasium"]
+    action_noise = environment.get("action_noise", 1.0)
+    spec = gymnasium.spec(env_id)
+    _check_sizes(actor, actor_path, env_id)
+    seeds = [int(s) for s in stream("reset", name).generate_state(trajectories) % RESET_SEED_LIMIT]
+    started, buffers, returns = time.perf_counter(), [], []
+    for rollout in rollouts(actor, env_id, seeds, action_noise, stream=integer(stream("action noise", name))):
+        buffers.append(_episode_buffer(rollout))
+        returns.append(rollout.total)
+        if len(returns) % 50 == 0 or len(returns) == trajectories:
+            rate = len(returns) / (time.perf_counter() - started)
+            left = (trajectories - len(returns)) / rate
+            mean = sum(returns) / len(returns)
+            log.info("trajectory %d/%d mean return %.0f left %.0f s", len(returns), trajectories, mean, left)
+    card = json.loads(actor_path.with_suffix(".json").read_text())
+    with _minari_root(folder) as root:
+        from minari import create_dataset_from_buffers
+
+        create_dataset_from_buffers(
+            f"{name}/expert-v0",
+            buffers,
+            env=spec,
+            eval_env=spec,
+            algorithm_name=card["algorithm"],
+            author="dt",
+            author_email="none",
+            code_permalink="none",
+            description=f"{trajectories} episodes of {actor_path.name}, action noise factor {action_noise}",
+        )
+        (root / name / "expert-v0").replace(folder)
+
+
+def download(minari_id: str, folder: Path) -> None:
+    """Fetch a dataset from the Minari hub into `folder`; raises DatasetError, without internet for example."""
+    with _minari_root(folder) as root:
+        from minari import download_dataset
+
+        try:
+            download_dataset(minari_id)
+        except Exception as error:  # the hub's clients raise whatever their network library does
+            raise DatasetError(
+                f"Minari dataset {minari_id} could not be downloaded ({type(error).__name__}: {str(error)[:200]});"
+                " check the connection to the Minari hub, or set `data.source: experts` to make the data here"
+            ) from error
+        (root / minari_id).replace(folder)
+
+
+def _check_sizes(actor: Actor, path: Path, env_id: str) -> None:
+    environment = gymnasium.make(env_id)
+    found = (actor.state_size, actor.action_size)
+    expected = (environment.observation_space.shape[0], environment.action_space.shape[0])
+    environment.close()
+    if found != expected:
+        raise DatasetError(f"{path} has (state, action) sizes {found}, but {env_id} has {expected}")
+
+
+def _episode_buffer(rollout: Rollout) -> Any:
+    from minari.data_collector import EpisodeBuffer
+
+    return EpisodeBuffer(
+        seed=rollout.seed,
+        observations=rollout.states,
+        actions=rollout.actions,
+        rewards=rollout.rewards,
+        terminations=rollout.terminations,
+        truncations=rollout.truncations,
+    )
+
+
+@contextmanager
+def _minari_root(folder: Path) -> Iterator[Path]:
+    """A Minari home beside `folder`, to be renamed from when it is whole: a dataset is complete or absent."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    root = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)).resolve()
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    if folder.exists():
+        shutil.rmtree(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="minari")
+            yield root
+    finally:
+        os.environ.pop("MINARI_DATASETS_PATH")
+        if before is not None:
+            os.environ["MINARI_DATASETS_PATH"] = before
+        shutil.rmtree(root, ignore_errors=True)

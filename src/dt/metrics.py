@@ -1,0 +1,98 @@
+"""From evaluation episodes to scores, and to a summary with intervals over seeds. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from dt.config import Run
+from dt.streams import stream
+
+RUN_COLUMNS = list(Run._fields)
+ARM_COLUMNS = ["kind", "source", "target", "strategy"]
+RETURNS_COLUMNS = [*RUN_COLUMNS, "epoch", "step", "episode", "return", "length", "score"]
+TEXT_COLUMNS = dict.fromkeys(ARM_COLUMNS, str)  # so that an empty source is read as ""
+STATISTICS = ("final_return", "final_score", "curve_return", "curve_score")
+
+
+def read_returns(paths: Iterable[Path]) -> pd.DataFrame:
+    """The episodes of several runs, with the columns of `RETURNS_COLUMNS`."""
+    return pd.concat([pd.read_csv(path, converters=TEXT_COLUMNS) for path in paths], ignore_index=True)
+
+
+def read_training(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
+    """The evaluation points of several runs, each table with the identity of its run (`Run.path`) in front."""
+    tables = []
+    for run, path in zip(runs, paths, strict=True):
+        table = pd.read_csv(path)
+        for position, (column, value) in enumerate(Run.from_path(run)._asdict().items()):
+            table.insert(position, column, value)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def score(returns: Any, reference: dict[str, float]) -> Any:
+    """D4RL-normalised return (Fu et al. 2020, section 4): 0 is a random policy, 100 the expert."""
+    return 100 * (returns - reference["random"]) / (reference["expert"] - reference["random"])
+
+
+def interval(values: np.ndarray, confidence: float, resamples: int, name: str) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over seeds, `values: [seeds]`; NaN with fewer than two."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(stream("bootstrap", name))
+    result = bootstrap(
+        (values,), np.mean, confidence_level=confidence, n_resamples=resamples, method="percentile", rng=generator
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def per_seed(returns: pd.DataFrame, final_points: int) -> pd.DataFrame:
+    """One row per run: `final_*`, the mean over the last evaluation points, and `curve_*`, the area under the curve.
+
+    The area is divided by its span of epochs: the mean height of the learning curve, in units of return or score.
+    """
+    points = returns.groupby([*RUN_COLUMNS, "epoch"], dropna=False)[["return", "score"]].mean().reset_index()
+    rows = []
+    for identity, curve in points.groupby(RUN_COLUMNS, dropna=False):
+        last, span = curve.tail(final_points), np.ptp(curve["epoch"])
+        row = dict(zip(RUN_COLUMNS, identity, strict=True))
+        for unit in ("return", "score"):
+            row[f"final_{unit}"] = last[unit].mean()
+            row[f"curve_{unit}"] = np.trapezoid(curve[unit], curve["epoch"]) / span
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary(returns: pd.DataFrame, training: pd.DataFrame, report: dict[str, Any]) -> pd.DataFrame:
+    """One row per arm: number of seeds, trainable weights, and mean and interval of each statistic.
+
+    `{statistic}_gain` is the difference to training from scratch on the same target, paired by seed; empty where
+    there is no such run. `report` is the config's block.
+    """
+    runs = per_seed(returns, report["final_points"])
+    scratch = runs[runs["kind"] == "scratch"].set_index(["target", "seed"])
+    weights = training.groupby(ARM_COLUMNS, dropna=False)[["trainable", "parameters"]].first()
+    rows = []
+    for arm, group in runs.groupby(ARM_COLUMNS, sort=False, dropna=False):
+        row = dict(zip(ARM_COLUMNS, arm, strict=True))
+        row |= {"seeds": len(group), **weights.loc[arm].to_dict()}
+        partners = scratch.reindex(pd.MultiIndex.from_frame(group[["target", "seed"]]))
+        for statistic in STATISTICS:
+            gains = (group[statistic].to_numpy() - partners[statistic].to_numpy()) if row["kind"] == "finetune" else []
+            row |= _mean_and_interval(statistic, group[statistic].to_numpy(), report)
+            row |= _mean_and_interval(f"{statistic}_gain", np.asarray(gains), report)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _mean_and_interval(name: str, values: np.ndarray, report: dict[str, Any]) -> dict[str, float]:
+    values = values[~np.isnan(values)] if len(values) else values
+    mean = float(values.mean()) if len(values) else float("nan")
+    low, high = interval(values, report["confidence"], report["resamples"], name)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}

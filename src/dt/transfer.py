@@ -1,0 +1,26 @@
+"""Transfer: carry a pre-trained policy to another environment, and choose what may change in fine-tuning."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dt.config import unfrozen_layers
+from dt.policy import Policy
+
+
+def adapt(policy: Policy, target: Policy) -> list[str]:
+    """Overwrite the fresh `target` with every weight of `policy` whose name and shape fit; returns the names kept.
+
+    What does not fit (embeddings and heads of another state or action size) stays as `target` was initialised.
+    """
+    source, weights = policy.model.state_dict(), target.model.state_dict()
+    fitting = [name for name, weight in weights.items() if name in source and source[name].shape == weight.shape]
+    target.model.load_state_dict({name: source[name] if name in fitting else weights[name] for name in weights})
+    return fitting
+
+
+def freeze(policy: Policy, strategy: str) -> None:
+    """`unfreezeN`: freeze all encoder layers but the last N; embeddings, outer norms and heads always train."""
+    layers: nn.ModuleList = policy.model.layers
+    for layer in layers[: len(layers) - unfrozen_layers(strategy)]:
+        layer.requires_grad_(False)

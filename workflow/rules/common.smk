@@ -1,0 +1,103 @@
+# Needs: config. Makes: the checked configuration, names and functions that the other rule files use.
+import json
+import re
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+from dt.config import ConfigError, Run, check, runs
+
+SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
+
+try:
+    check(config, yaml.safe_load(SCHEMA.read_text()))
+except ConfigError as error:
+    raise WorkflowError(f"The configuration is wrong:\n{error}") from None
+
+RESULTS = config["results"]
+RUNS = list(runs(config))
+TABLES = ["returns", "training", "summary"]
+ARRAYS = ["states", "actions", "returns_to_go", "starts"]
+
+
+def one_of(names):
+    """A wildcard constraint that matches these names only."""
+    return "|".join(re.escape(str(name)) for name in names)
+
+
+def settings(**blocks):
+    """A rule's part of the configuration as JSON: one parameter, so that any change in it, and no other, reruns."""
+    return json.dumps(blocks, sort_keys=True)
+
+
+def environment_settings(name, *keys):
+    """The given keys of an environment's entry, where it has them."""
+    return {
+        key: config["environments"][name][key]
+        for key in keys
+        if key in config["environments"][name]
+    }
+
+
+def dataset_settings(wildcards):
+    """What a dataset depends on."""
+    experts = config["data"]["source"] == "experts"
+    keys = ("gymnasium", "action_noise") if experts else ("minari",)
+    block = {"environment": environment_settings(wildcards.environment, *keys)}
+    return (
+        settings(**block, trajectories=config["data"]["trajectories"])
+        if experts
+        else settings(**block)
+    )
+
+
+def train_settings(name):
+    """What training on the environment `name` depends on."""
+    keys = ("gymnasium", "target_return", "reward_scale")
+    data = {
+        key: value
+        for key, value in config["data"].items()
+        if key not in ("source", "trajectories")
+    }
+    training = {
+        key: value for key, value in config["training"].items() if "epochs" not in key
+    }
+    return settings(
+        environments={name: environment_settings(name, *keys)},
+        data=data,
+        model=config["model"],
+        training=training,
+        evaluation={"every": config["evaluation"]["every"]},
+    )
+
+
+def evaluation_settings(wildcards):
+    """What an evaluation depends on besides the policy."""
+    environment = Run.from_path(wildcards.run).environment
+    reference = config["environments"][environment]["reference"]
+    return settings(episodes=config["evaluation"]["episodes"], reference=reference)
+
+
+def figure_settings(wildcards):
+    """What a figure depends on besides the evaluations."""
+    titles = {
+        target: environment_settings(target, "title") for target in config["targets"]
+    }
+    shared = {key: config[key] for key in ("targets", "strategies", "report")}
+    return settings(environments=titles, **shared)
+
+
+def figure_runs(wildcards):
+    """The runs that a figure shows: fine-tunings of one source, and scratch."""
+    source = config["sources"][int(wildcards.figure) - 1]
+    return [
+        run.path
+        for run in RUNS
+        if run.kind == "scratch" or (run.kind == "finetune" and run.source == source)
+    ]
+
+
+def run_json(kind, source="", target="", strategy="", seed=""):
+    """A run's identity, as the scripts take it."""
+    return json.dumps([kind, source, target, strategy, int(seed)])

@@ -1,0 +1,38 @@
+# Needs: the extra `[experts]`. Makes: an expert actor and its card per environment; never needed by `rule all`.
+
+
+rule experts:
+    input:
+        expand(
+            f"{RESULTS}/experts/{{environment}}.safetensors",
+            environment=config["environments"],
+        ),
+
+
+rule expert:
+    output:
+        actor=f"{RESULTS}/experts/{{environment}}.safetensors",
+        card=f"{RESULTS}/experts/{{environment}}.json",
+    log:
+        f"{RESULTS}/logs/experts/{{environment}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/experts/{{environment}}.tsv"
+    conda:
+        "../envs/dt.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+    params:
+        settings=lambda wildcards: settings(
+            environment=environment_settings(
+                wildcards.environment, "gymnasium", "action_noise"
+            ),
+            experts=config["experts"],
+        ),
+        state=f"{RESULTS}/experts/state/{{environment}}",
+    message:
+        "Train an expert: {wildcards.environment}"
+    shell:
+        "python workflow/scripts/experts.py --environment {wildcards.environment} --settings {params.settings:q}"
+        " --state {params.state} --actor {output.actor} --card {output.card} >> {log} 2>&1"

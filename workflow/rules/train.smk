@@ -1,0 +1,100 @@
+# Needs: arrays and statistics. Makes: a policy per run, its training table, and the snapshots that `evaluate` reads.
+
+
+rule pretrain:
+    input:
+        stats=f"{RESULTS}/stats/{{source}}.json",
+        arrays=expand(f"{RESULTS}/stats/{{{{source}}}}/{{array}}.npy", array=ARRAYS),
+    output:
+        policy=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/policy.safetensors",
+        training=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/training.csv",
+        # kept: were it temporary, evaluating a source later would train it again, and all that was fine-tuned from it
+        snapshots=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/snapshots.safetensors",
+    log:
+        f"{RESULTS}/logs/pretrain/{{source}}/seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/pretrain/{{source}}/seed{{seed}}.tsv"
+    conda:
+        "../envs/dt.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        run=lambda wildcards: run_json("pretrain", **wildcards),
+        settings=lambda wildcards: train_settings(wildcards.source),
+        epochs=config["training"]["pretrain_epochs"],
+        arrays=subpath(input.stats, strip_suffix=".json"),
+    message:
+        "Pre-train on {wildcards.source}, seed {wildcards.seed}"
+    shell:
+        "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
+        " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays}"
+        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots} > {log} 2>&1"
+
+
+rule finetune:
+    input:
+        source_policy=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/policy.safetensors",
+        stats=f"{RESULTS}/stats/{{target}}.json",
+        arrays=expand(f"{RESULTS}/stats/{{{{target}}}}/{{array}}.npy", array=ARRAYS),
+    output:
+        policy=f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/policy.safetensors",
+        training=f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/training.csv",
+        snapshots=temp(
+            f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/snapshots.safetensors"
+        ),
+    log:
+        f"{RESULTS}/logs/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}.tsv"
+    conda:
+        "../envs/dt.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        run=lambda wildcards: run_json("finetune", **wildcards),
+        settings=lambda wildcards: train_settings(wildcards.target),
+        epochs=config["training"]["epochs"],
+        arrays=subpath(input.stats, strip_suffix=".json"),
+    message:
+        "Fine-tune {wildcards.source} on {wildcards.target}, {wildcards.strategy}, seed {wildcards.seed}"
+    shell:
+        "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
+        " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays} --source-policy {input.source_policy}"
+        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots} > {log} 2>&1"
+
+
+rule scratch:
+    input:
+        stats=f"{RESULTS}/stats/{{target}}.json",
+        arrays=expand(f"{RESULTS}/stats/{{{{target}}}}/{{array}}.npy", array=ARRAYS),
+    output:
+        policy=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/policy.safetensors",
+        training=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/training.csv",
+        snapshots=temp(
+            f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/snapshots.safetensors"
+        ),
+    log:
+        f"{RESULTS}/logs/scratch/{{target}}/seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/scratch/{{target}}/seed{{seed}}.tsv"
+    conda:
+        "../envs/dt.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        run=lambda wildcards: run_json("scratch", **wildcards),
+        settings=lambda wildcards: train_settings(wildcards.target),
+        epochs=config["training"]["epochs"],
+        arrays=subpath(input.stats, strip_suffix=".json"),
+    message:
+        "Train from scratch on {wildcards.target}, seed {wildcards.seed}"
+    shell:
+        "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
+        " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays}"
+        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots} > {log} 2>&1"

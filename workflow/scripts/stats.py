@@ -1,0 +1,23 @@
+"""Flatten one Minari dataset into memory-mapped arrays, and write its normalisation statistics."""
+
+import json
+from pathlib import Path
+
+from dt.cli import main, parser
+from dt.data import read_minari
+from dt.files import write_whole
+
+
+def stats() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--dataset", type=Path, required=True, help="folder of the Minari dataset")
+    arguments.add_argument("--arrays", type=Path, required=True, help="folder for the arrays")
+    arguments.add_argument("--stats", type=Path, required=True, help="JSON file to write")
+    given = arguments.parse_args()
+    flat, statistics = read_minari(given.dataset, given.settings["trajectories"], given.settings["gamma"])
+    flat.save(given.arrays)
+    write_whole(given.stats, lambda path: path.write_text(json.dumps(statistics, indent=1) + "\n"))
+
+
+if __name__ == "__main__":
+    main(stats)

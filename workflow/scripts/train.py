@@ -1,0 +1,39 @@
+"""Train one policy: pre-train, fine-tune a source policy (--source-policy), or train from scratch."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from dt.cli import main, parser, run_argument
+from dt.data import Trajectories
+from dt.policy import fresh_policy, load_policy, save_policy
+from dt.streams import run_stream
+from dt.train import train as train_policy
+from dt.transfer import adapt, freeze
+
+
+def train() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--run", type=run_argument, required=True, help="[kind, source, target, strategy, seed]")
+    arguments.add_argument("--epochs", type=int, required=True)
+    arguments.add_argument("--stats", type=Path, required=True, help="of the environment to learn, JSON")
+    arguments.add_argument("--arrays", type=Path, required=True, help="of the environment to learn")
+    arguments.add_argument("--source-policy", type=Path, help="pre-trained policy to fine-tune")
+    arguments.add_argument("--policy", type=Path, required=True, help="to write")
+    arguments.add_argument("--training", type=Path, required=True, help="table of evaluation points, to write")
+    arguments.add_argument("--snapshots", type=Path, required=True, help="weights at evaluation points, to write")
+    given = arguments.parse_args()
+    torch.set_num_threads(1)
+    run, statistics = given.run, json.loads(given.stats.read_text())
+    policy = fresh_policy(run.environment, given.settings, statistics, run_stream("weights", run))
+    if given.source_policy:
+        adapt(load_policy(given.source_policy), policy)
+        freeze(policy, run.strategy)
+    result = train_policy(policy, Trajectories.open(given.arrays), run, given.epochs, given.settings)
+    result.save(given.training, given.snapshots)
+    save_policy(policy, given.policy)
+
+
+if __name__ == "__main__":
+    main(train)
