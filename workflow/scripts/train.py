@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import torch
-
 from dt.cli import main, parser, run_argument
 from dt.data import Trajectories
+from dt.machine import use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
 from dt.streams import run_stream
 from dt.train import train as train_policy
@@ -24,7 +23,7 @@ def train() -> None:
     arguments.add_argument("--training", type=Path, required=True, help="table of evaluation points, to write")
     arguments.add_argument("--snapshots", type=Path, required=True, help="weights at evaluation points, to write")
     given = arguments.parse_args()
-    torch.set_num_threads(1)
+    use_one_thread()
     run, statistics = given.run, json.loads(given.stats.read_text())
     policy = fresh_policy(run.environment, given.settings, statistics, run_stream("weights", run))
     if given.source_policy:
