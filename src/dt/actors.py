@@ -11,10 +11,18 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
+from dt.environments import make_environment
+from dt.runs import ExpectedError
 
 LOG_STD_RANGE = (-20.0, 2.0)
 LAYERS = ("Dense_0", "Dense_1", "Dense_2", "Dense_3")
+
+
+class ActorError(ExpectedError):
+    """A file is not an expert actor, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,14 @@ class Actor:
 
     @classmethod
     def load(cls, path: Path) -> Actor:
-        """Read an actor from safetensors; raises ValueError if a layer is missing."""
-        weights = load_file(path)
+        """Read an actor from safetensors; raises ActorError if it is not one."""
+        try:
+            weights = load_file(path)
+        except SafetensorError as error:
+            raise ActorError(f"{path} is not an expert actor: {error}") from error
         missing = {f"params.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")} - weights.keys()
         if missing:
-            raise ValueError(f"{path} is not an expert actor: it lacks {', '.join(sorted(missing))}")
+            raise ActorError(f"{path} is not an expert actor: it lacks {', '.join(sorted(missing))}")
         return cls(weights)
 
     @property
@@ -86,29 +97,25 @@ def rollouts(
     """Roll the actor out once from each reset seed, `batch` environments at a time, in the order of `seeds`.
 
     `action_noise` multiplies the policy's standard deviation (0: the mode). Every episode draws from its own
-    generator, keyed by (`stream`, its reset seed), so its noise does not depend on `batch`.
+    generator, keyed by (`stream`, its reset seed), so it does not depend on the episodes beside it.
     """
     environments = [make_environment(env_id) for _ in range(min(batch, len(seeds)))]
     for first in range(0, len(seeds), batch):
-        yield from _roll_batch(actor, environments, seeds[first : first + batch], action_noise, stream)
+        yield from _roll_batch(actor, environments, seeds[first : first + batch], action_noise, stream, batch)
     for environment in environments:
         environment.close()
 
 
-def make_environment(env_id: str) -> gymnasium.Env:
-    """The registered environment with its time limit, without the checks that cost a tenth of every step."""
-    return gymnasium.make(env_id, disable_env_checker=True)
-
-
 def _roll_batch(
-    actor: Actor, environments: list[gymnasium.Env], seeds: list[int], action_noise: float, stream: int
+    actor: Actor, environments: list[gymnasium.Env], seeds: list[int], action_noise: float, stream: int, batch: int
 ) -> Iterator[Rollout]:
     count, limit = len(seeds), environments[0].spec.max_episode_steps
-    states = np.empty((count, limit + 1, actor.state_size))
+    # always `batch` rows, those of finished lanes too: how a matrix product rounds depends on its shape
+    states = np.zeros((batch, limit + 1, actor.state_size))
     actions = np.empty((count, limit, actor.action_size), dtype=np.float32)
     rewards = np.empty((count, limit))
     ends = np.zeros((count, limit, 2), dtype=bool)
-    noise = np.empty((count, limit, actor.action_size), dtype=np.float32)
+    noise = np.zeros((batch, limit, actor.action_size), dtype=np.float32)
     for lane, seed in enumerate(seeds):
         states[lane, 0], _ = environments[lane].reset(seed=seed)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([stream, seed])))
@@ -116,7 +123,7 @@ def _roll_batch(
     lengths = np.full(count, limit)
     active = np.arange(count)
     for step in range(limit):
-        actions[active, step] = actor.act(states[active, step], noise[active, step])
+        actions[active, step] = actor.act(states[:, step], noise[:, step])[active]
         for lane in active:
             outcome = environments[lane].step(actions[lane, step])
             states[lane, step + 1], rewards[lane, step], ends[lane, step, 0], ends[lane, step, 1], _ = outcome

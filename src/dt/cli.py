@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from dt.config import ConfigError, Run
+from dt.runs import ExpectedError, Run
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -24,11 +24,8 @@ def run_argument(text: str) -> Run:
 
 def main(program: Callable[[], None]) -> None:
     """Run a program; expected errors end it with one line on stderr and exit code 1."""
-    from dt.data import DataError
-    from dt.datasets import DatasetError
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         program()
-    except (ConfigError, DataError, DatasetError, FileNotFoundError) as error:
+    except (ExpectedError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

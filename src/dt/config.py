@@ -1,78 +1,45 @@
-"""Check a configuration, and name the runs that it defines. Imports no torch: the Snakefile parses with it."""
+"""Check a configuration. Only the Snakefile uses this module: a better message retrains nothing."""
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
+from dt.runs import ExpectedError, context_range, unfrozen_layers
 
-class ConfigError(ValueError):
+EXPONENT_HINT = " (YAML reads 1e-4 as text; write 1.0e-4)"
+
+
+class ConfigError(ExpectedError):
     """Everything that is wrong with a configuration, one problem a line."""
-
-
-class Run(NamedTuple):
-    """The identity of one trained policy. A scratch run has no source and strategy, a pre-training no target."""
-
-    kind: str
-    source: str
-    target: str
-    strategy: str
-    seed: int
-
-    @property
-    def environment(self) -> str:
-        """The environment whose data the run learns from and is evaluated in."""
-        return self.source if self.kind == "pretrain" else self.target
-
-    @property
-    def path(self) -> str:
-        """Its folder below `policies/` and `evaluations/`, `finetune/hopper/walker2d/unfreeze1/seed0` for example."""
-        parts = (self.kind, self.source, self.target, self.strategy, f"seed{self.seed}")
-        return "/".join(part for part in parts if part)
-
-    @classmethod
-    def from_path(cls, path: str) -> Run:
-        """The inverse of `path`."""
-        kind, *names, seed = path.split("/")
-        source, target, strategy = {
-            "pretrain": (*names[:1], "", ""),
-            "finetune": names,
-            "scratch": ("", *names[:1], ""),
-        }[kind]
-        return cls(kind, source, target, strategy, int(seed.removeprefix("seed")))
-
-
-def runs(config: dict[str, Any]) -> Iterator[Run]:
-    """Every run of a study: pre-trainings, then fine-tunings, then trainings from scratch, in the config's order."""
-    sources, targets, seeds = config["sources"], config["targets"], config["seeds"]
-    yield from (Run("pretrain", source, "", "", seed) for source, seed in product(sources, seeds))
-    yield from (Run("finetune", *arm) for arm in product(sources, targets, config["strategies"], seeds))
-    yield from (Run("scratch", "", target, "", seed) for target, seed in product(targets, seeds))
 
 
 def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
     """Raise ConfigError with every problem: key path, what was found, what is allowed."""
-    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
+    errors = sorted(_Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
     problems = [problem for error in errors for problem in _describe(error, config)]
     problems += [] if problems else _relations(config)
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def context_range(context: int | list[int]) -> tuple[int, int]:
-    """Least and most time steps of a window."""
-    least, most = (context, context) if isinstance(context, int) else context
-    return least, most
+def _matches(_: Any, pattern: str, text: Any, schema: dict[str, Any]) -> Iterator[ValidationError]:
+    if isinstance(text, str) and not re.fullmatch(pattern, text):
+        yield ValidationError(f"{text!r} does not match {pattern!r}")
 
 
-def unfrozen_layers(strategy: str) -> int:
-    """2 for `unfreeze2`."""
-    return int(strategy.removeprefix("unfreeze"))
+# JSON Schema counts 3.0 as an integer, and lets a line break follow what a pattern ends with: neither makes a folder.
+_Validator = validators.extend(
+    Draft202012Validator,
+    {"pattern": _matches},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int),
+)
 
 
 def _describe(error: ValidationError, config: dict[str, Any]) -> Iterator[str]:
@@ -81,7 +48,7 @@ def _describe(error: ValidationError, config: dict[str, Any]) -> Iterator[str]:
     if error.validator == "additionalProperties":
         allowed = sorted(error.schema["properties"])
         for key in sorted(set(map(str, error.instance)) - set(allowed)):
-            yield f"{prefix}{key}: unknown key; allowed are {', '.join(allowed)}"
+            yield f"{prefix}{repr(key)[1:-1]}: unknown key; allowed are {', '.join(allowed)}"
     elif error.validator == "required":
         for key in sorted(set(error.validator_value) - set(error.instance)):
             if f"'{key}'" in error.message:
@@ -97,7 +64,7 @@ def _allowed(error: ValidationError) -> str:
     if error.validator in ("propertyNames", "oneOf") and "description" in error.schema:
         return error.schema["description"]
     return {
-        "type": f"a value of type {value}",
+        "type": f"a value of type {value}" + (EXPONENT_HINT if _is_exponent(error.instance) else ""),
         "enum": f"one of {value}",
         "minimum": f"a value ≥ {value}",
         "maximum": f"a value ≤ {value}",
@@ -112,6 +79,10 @@ def _allowed(error: ValidationError) -> str:
     }.get(error.validator, f"{error.validator}: {value}")
 
 
+def _is_exponent(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[+-]?\d+e[+-]?\d+", value, re.IGNORECASE) is not None
+
+
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -124,6 +95,7 @@ def _relations(config: dict[str, Any]) -> list[str]:
         *_check_names(config),
         *_check_model(config["model"]),
         *_check_budget(config),
+        *_check_options(config["experts"]["options"]),
     ]
 
 
@@ -168,3 +140,10 @@ def _check_budget(config: dict[str, Any]) -> Iterator[str]:
     trajectories, batch_size = config["data"]["trajectories"], config["training"]["batch_size"]
     if trajectories < batch_size:
         yield f"data.trajectories: found {trajectories}; allowed is at least training.batch_size ({batch_size})"
+
+
+def _check_options(options: dict[str, Any]) -> Iterator[str]:
+    try:
+        json.dumps(options, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        yield f"experts.options: found {_shorten(options)}; allowed are names with plain values ({error})"

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dt.files import write_whole
+from dt.runs import ExpectedError
 
 SMALLEST_STD = 1e-6
 ARRAYS = ("states", "actions", "returns_to_go", "starts")
 
 
-class DataError(ValueError):
+class DataError(ExpectedError):
     """A dataset does not fit what is asked of it, in one sentence."""
 
 
@@ -78,12 +78,9 @@ class Normalisation:
         """The inverse of `actions`."""
         return actions * np.float32(self.action_std) + np.float32(self.action_mean)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
     @classmethod
-    def from_json(cls, text: str) -> Normalisation:
-        fields = json.loads(text)
+    def from_lists(cls, fields: dict[str, Any]) -> Normalisation:
+        """The inverse of `asdict`, also after JSON made lists of tuples."""
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 
 from dt.actors import Actor, Rollout, rollouts
+from dt.runs import ExpectedError
 from dt.streams import integer, stream
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 RESET_SEED_LIMIT = 2**31
 
 
-class DatasetError(RuntimeError):
+class DatasetError(ExpectedError):
     """A dataset could not be made, in one sentence."""
 
 
@@ -63,7 +64,7 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
             code_permalink="none",
             description=f"{trajectories} episodes of {actor_path.name}, action noise factor {action_noise}",
         )
-        (root / name / "expert-v0").replace(folder)
+        _put(root / name / "expert-v0", folder)
 
 
 def download(minari_id: str, folder: Path) -> None:
@@ -74,11 +75,12 @@ def download(minari_id: str, folder: Path) -> None:
         try:
             download_dataset(minari_id)
         except Exception as error:  # the hub's clients raise whatever their network library does
+            reason = " ".join(str(error).split())[:200]
             raise DatasetError(
-                f"Minari dataset {minari_id} could not be downloaded ({type(error).__name__}: {str(error)[:200]});"
+                f"Minari dataset {minari_id} could not be downloaded ({type(error).__name__}: {reason});"
                 " check the connection to the Minari hub, or set `data.source: experts` to make the data here"
             ) from error
-        (root / minari_id).replace(folder)
+        _put(root / minari_id, folder)
 
 
 def _check_sizes(actor: Actor, path: Path, env_id: str) -> None:
@@ -103,6 +105,12 @@ def _episode_buffer(rollout: Rollout) -> Any:
     )
 
 
+def _put(dataset: Path, folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    dataset.replace(folder)
+
+
 @contextmanager
 def _minari_root(folder: Path) -> Iterator[Path]:
     """A Minari home beside `folder`, to be renamed from when it is whole: a dataset is complete or absent."""
@@ -110,8 +118,6 @@ def _minari_root(folder: Path) -> Iterator[Path]:
     root = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)).resolve()
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(root)
-    if folder.exists():
-        shutil.rmtree(folder)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="minari")

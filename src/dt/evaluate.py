@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from dt.actors import make_environment
+from dt.environments import make_environment
 from dt.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Episode:
     length: int
 
 
-def evaluate(policy: Policy, snapshots: Path, seeds: np.ndarray) -> Iterator[tuple[int, Episode]]:
+def evaluate(policy: Policy, snapshots: Path, target_return: float, seeds: np.ndarray) -> Iterator[tuple[int, Episode]]:
     """(epoch, episode) for each snapshot in the file and each reset seed, `seeds: [snapshots, episodes]`."""
     environments = [make_environment(policy.task.gymnasium) for _ in range(seeds.shape[1])]
     started = time.perf_counter()
@@ -40,7 +40,7 @@ def evaluate(policy: Policy, snapshots: Path, seeds: np.ndarray) -> Iterator[tup
         for done, (epoch, starts) in enumerate(zip(epochs, seeds, strict=True), start=1):
             weights = {name: file.get_tensor(f"{epoch}/{name}") for name in policy.model.state_dict()}
             policy.model.load_state_dict(weights)
-            episodes = roll_out(policy, environments, [int(seed) for seed in starts])
+            episodes = roll_out(policy, environments, target_return, [int(seed) for seed in starts])
             seconds = time.perf_counter() - started
             log.info(
                 "epoch %d mean return %.0f mean length %.0f left %.0f s",
@@ -53,7 +53,9 @@ def evaluate(policy: Policy, snapshots: Path, seeds: np.ndarray) -> Iterator[tup
 
 
 @torch.inference_mode()
-def roll_out(policy: Policy, environments: list[gymnasium.Env], seeds: list[int]) -> list[Episode]:
+def roll_out(
+    policy: Policy, environments: list[gymnasium.Env], target_return: float, seeds: list[int]
+) -> list[Episode]:
     """One episode per reset seed, all stepped as a batch that finished ones leave.
 
     Every episode starts its return-to-go at the target return; at each step what was received is subtracted (and the
@@ -64,7 +66,7 @@ def roll_out(policy: Policy, environments: list[gymnasium.Env], seeds: list[int]
     history, task = _History(policy, len(seeds), environments[0].spec.max_episode_steps), policy.task
     low, high = environments[0].action_space.low, environments[0].action_space.high
     totals, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=int)
-    return_to_go = np.full(len(seeds), float(task.target_return))
+    return_to_go = np.full(len(seeds), float(target_return))
     states = np.stack([environments[lane].reset(seed=seed)[0] for lane, seed in enumerate(seeds)])
     active, step = np.arange(len(seeds)), 0
     while len(active):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pandas as pd
 import seaborn as sns
 
 from dt.files import write_whole
+from dt.metrics import interval
 
 SCRATCH = "scratch"
 SCRATCH_COLOUR = "0.15"
-PALETTE = "colorblind"  # Okabe and Ito's idea, as seaborn ships it
+PALETTE = "plasma"  # ordered, as the strategies are, and told apart with any colour vision
 PANEL_WIDTH, HEIGHT = 2.35, 2.35  # inches; three panels make a text width
 FONT = {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7}
 FORMATS = {".png": {"dpi": 300}, ".pdf": {"metadata": {"CreationDate": None}}}
@@ -53,9 +55,8 @@ def transfer_figure(returns: pd.DataFrame, config: dict[str, Any]) -> plt.Figure
                 style_order=[*strategies, SCRATCH],
                 palette=colours,
                 dashes=dashes,
-                errorbar=("ci", 100 * report["confidence"]),
-                n_boot=report["resamples"],
-                seed=0,
+                errorbar=partial(_band, report=report),
+                err_kws={"linewidth": 0},
                 linewidth=1.2,
                 ax=axis,
             )
@@ -72,8 +73,12 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
     write_whole(path, lambda unfinished: figure.savefig(unfinished, **FORMATS[path.suffix]))
 
 
+def _band(values: pd.Series, report: dict[str, Any]) -> tuple[float, float]:
+    return interval(values.to_numpy(), report["confidence"], report["resamples"], "figure")
+
+
 def _legend_once(figure: plt.Figure, axes: Any) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     for axis in axes:
         axis.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(axes), frameon=False)

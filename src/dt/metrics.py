@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from dt.config import Run
+from dt.runs import Run
 from dt.streams import stream
 
 RUN_COLUMNS = list(Run._fields)
@@ -22,7 +22,8 @@ STATISTICS = ("final_return", "final_score", "curve_return", "curve_score")
 
 def read_returns(paths: Iterable[Path]) -> pd.DataFrame:
     """The episodes of several runs, with the columns of `RETURNS_COLUMNS`."""
-    return pd.concat([pd.read_csv(path, converters=TEXT_COLUMNS) for path in paths], ignore_index=True)
+    options = {"dtype": TEXT_COLUMNS, "keep_default_na": False}
+    return pd.concat([pd.read_csv(path, **options) for path in paths], ignore_index=True)
 
 
 def read_training(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
@@ -57,14 +58,16 @@ def per_seed(returns: pd.DataFrame, final_points: int) -> pd.DataFrame:
 
     The area is divided by its span of epochs: the mean height of the learning curve, in units of return or score.
     """
-    points = returns.groupby([*RUN_COLUMNS, "epoch"], dropna=False)[["return", "score"]].mean().reset_index()
+    points = returns.groupby([*RUN_COLUMNS, "epoch"], sort=False)[["return", "score"]].mean().reset_index()
     rows = []
-    for identity, curve in points.groupby(RUN_COLUMNS, dropna=False):
+    for identity, curve in points.groupby(RUN_COLUMNS, sort=False):
+        curve = curve.sort_values("epoch")
         last, span = curve.tail(final_points), np.ptp(curve["epoch"])
         row = dict(zip(RUN_COLUMNS, identity, strict=True))
         for unit in ("return", "score"):
             row[f"final_{unit}"] = last[unit].mean()
-            row[f"curve_{unit}"] = np.trapezoid(curve[unit], curve["epoch"]) / span
+            area = np.trapezoid(curve[unit], curve["epoch"])
+            row[f"curve_{unit}"] = area / span if span else last[unit].mean()
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -77,9 +80,9 @@ def summary(returns: pd.DataFrame, training: pd.DataFrame, report: dict[str, Any
     """
     runs = per_seed(returns, report["final_points"])
     scratch = runs[runs["kind"] == "scratch"].set_index(["target", "seed"])
-    weights = training.groupby(ARM_COLUMNS, dropna=False)[["trainable", "parameters"]].first()
+    weights = training.groupby(ARM_COLUMNS)[["trainable", "parameters"]].first()
     rows = []
-    for arm, group in runs.groupby(ARM_COLUMNS, sort=False, dropna=False):
+    for arm, group in runs.groupby(ARM_COLUMNS, sort=False):
         row = dict(zip(ARM_COLUMNS, arm, strict=True))
         row |= {"seeds": len(group), **weights.loc[arm].to_dict()}
         partners = scratch.reindex(pd.MultiIndex.from_frame(group[["target", "seed"]]))

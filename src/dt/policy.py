@@ -12,23 +12,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dt.config import context_range
 from dt.data import Normalisation
 from dt.files import write_whole
 from dt.model import Architecture, DecisionTransformer
+from dt.runs import ExpectedError, context_range
+from dt.streams import integer
+
+METADATA_KEY = "policy"
 
 
-class PolicyError(ValueError):
+class PolicyError(ExpectedError):
     """A file is not a policy, in one sentence."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a policy is asked to do: the environment's config entry that acting needs, γ and the context length K."""
+    """Where and how a policy acts: environment name, Gymnasium id, discount γ and context length K."""
 
     environment: str
     gymnasium: str
-    target_return: float
     gamma: float
     context: int
 
@@ -50,9 +52,7 @@ class Policy:
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
 
-def fresh_policy(
-    name: str, config: dict[str, Any], stats: dict[str, Any], weights: np.random.SeedSequence | int
-) -> Policy:
+def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weights: np.random.SeedSequence) -> Policy:
     """An untrained policy for the environment `name`.
 
     `config` holds the blocks `environments`, `data` and `model`; `stats` is the environment's stats file; `weights` is
@@ -65,15 +65,13 @@ def fresh_policy(
         action_tanh=not data["normalise_actions"],
         **{key: value for key, value in model.items() if key != "context"},
     )
-    seed = weights if isinstance(weights, int) else int(weights.generate_state(1, np.uint64)[0] >> 1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(integer(weights))
     return Policy(
         DecisionTransformer(architecture, generator),
         Normalisation.from_stats(stats, data, environment["reward_scale"]),
         Task(
             name,
             environment["gymnasium"],
-            environment["target_return"],
             data["gamma"],
             context_range(model["context"])[1],
         ),
@@ -81,11 +79,12 @@ def fresh_policy(
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    metadata = {
-        "architecture": json.dumps(asdict(policy.model.architecture)),
-        "normalisation": policy.normalisation.to_json(),
-        "task": json.dumps(asdict(policy.task)),
+    description = {
+        "architecture": asdict(policy.model.architecture),
+        "normalisation": asdict(policy.normalisation),
+        "task": asdict(policy.task),
     }
+    metadata = {METADATA_KEY: json.dumps(description)}  # one entry: safetensors writes several in random order
     weights = {name: tensor.contiguous() for name, tensor in policy.model.state_dict().items()}
     write_whole(path, lambda unfinished: save_file(weights, unfinished, metadata=metadata))
 
@@ -94,10 +93,10 @@ def load_policy(path: Path) -> Policy:
     """Raises PolicyError if the file is not a whole policy."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            model = DecisionTransformer(Architecture(**json.loads(metadata["architecture"])))
+            description = json.loads((file.metadata() or {})[METADATA_KEY])
+            model = DecisionTransformer(Architecture(**description["architecture"]))
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
-            normalisation = Normalisation.from_json(metadata["normalisation"])
-            return Policy(model, normalisation, Task(**json.loads(metadata["task"])))
+            normalisation = Normalisation.from_lists(description["normalisation"])
+            return Policy(model, normalisation, Task(**description["task"]))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise PolicyError(f"{path} is not a policy of this project: {error}") from error

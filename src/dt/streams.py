@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from dt.config import Run
+from dt.runs import Run
 
 
 def stream(*names: str | int) -> np.random.SeedSequence:

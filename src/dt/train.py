@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dt.config import Run, context_range
 from dt.data import DataError, Trajectories, batches, gather
 from dt.files import write_whole
 from dt.model import DecisionTransformer
 from dt.policy import Policy
+from dt.runs import ExpectedError, Run, context_range
 from dt.streams import integer, run_stream
 
 log = logging.getLogger(__name__)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ExpectedError):
     """Training cannot go on, in one sentence."""
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from dt.config import unfrozen_layers
 from dt.policy import Policy
+from dt.runs import unfrozen_layers
 
 
 def adapt(policy: Policy, target: Policy) -> list[str]:

@@ -6,7 +6,9 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-from dt.config import ConfigError, Run, check, runs
+from dt.config import ConfigError, check
+from dt.fingerprint import fingerprint
+from dt.runs import Run, runs
 
 SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
 
@@ -24,6 +26,11 @@ ARRAYS = ["states", "actions", "returns_to_go", "starts"]
 def one_of(names):
     """A wildcard constraint that matches these names only."""
     return "|".join(re.escape(str(name)) for name in names)
+
+
+def code(script):
+    """A parameter that changes when the code of a program in workflow/scripts does."""
+    return fingerprint(Path(workflow.basedir) / f"workflow/scripts/{script}.py")
 
 
 def settings(**blocks):
@@ -54,7 +61,7 @@ def dataset_settings(wildcards):
 
 def train_settings(name):
     """What training on the environment `name` depends on."""
-    keys = ("gymnasium", "target_return", "reward_scale")
+    keys = ("gymnasium", "reward_scale")
     data = {
         key: value
         for key, value in config["data"].items()
@@ -75,8 +82,8 @@ def train_settings(name):
 def evaluation_settings(wildcards):
     """What an evaluation depends on besides the policy."""
     environment = Run.from_path(wildcards.run).environment
-    reference = config["environments"][environment]["reference"]
-    return settings(episodes=config["evaluation"]["episodes"], reference=reference)
+    keys = environment_settings(environment, "target_return", "reference")
+    return settings(episodes=config["evaluation"]["episodes"], **keys)
 
 
 def figure_settings(wildcards):

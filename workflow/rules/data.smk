@@ -26,6 +26,7 @@ rule datasets:
         mem_mb=4000,
         runtime=60,
     params:
+        code=code("datasets"),
         settings=dataset_settings,
         actor=lambda wildcards, input: f"--actor {input.actor}" if input.actor else "",
     message:
@@ -54,6 +55,7 @@ rule stats:
         mem_mb=4000,
         runtime=30,
     params:
+        code=code("stats"),
         settings=settings(
             trajectories=config["data"]["trajectories"], gamma=config["data"]["gamma"]
         ),

@@ -19,6 +19,7 @@ rule evaluate:
         mem_mb=2000,
         runtime=60,
     params:
+        code=code("evaluate"),
         run=lambda wildcards: json.dumps(Run.from_path(wildcards.run)),
         settings=evaluation_settings,
     message:

@@ -24,6 +24,7 @@ rule expert:
         mem_mb=4000,
         runtime=1440,
     params:
+        code=code("experts"),
         settings=lambda wildcards: settings(
             environment=environment_settings(
                 wildcards.environment, "gymnasium", "action_noise"

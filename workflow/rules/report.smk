@@ -27,6 +27,7 @@ rule tables:
         mem_mb=1000,
         runtime=10,
     params:
+        code=code("tables"),
         settings=settings(**config["report"]),
         runs=[run.path for run in RUNS],
         tables=subpath(output[0], parent=True),
@@ -59,6 +60,7 @@ rule figures:
         mem_mb=1000,
         runtime=10,
     params:
+        code=code("figures"),
         settings=figure_settings,
     message:
         "Figure {wildcards.figure}"

@@ -21,6 +21,7 @@ rule pretrain:
         mem_mb=2000,
         runtime=120,
     params:
+        code=code("train"),
         run=lambda wildcards: run_json("pretrain", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.source),
         epochs=config["training"]["pretrain_epochs"],
@@ -55,6 +56,7 @@ rule finetune:
         mem_mb=2000,
         runtime=120,
     params:
+        code=code("train"),
         run=lambda wildcards: run_json("finetune", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.target),
         epochs=config["training"]["epochs"],
@@ -88,6 +90,7 @@ rule scratch:
         mem_mb=2000,
         runtime=120,
     params:
+        code=code("train"),
         run=lambda wildcards: run_json("scratch", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.target),
         epochs=config["training"]["epochs"],

@@ -27,6 +27,7 @@ def evaluate() -> None:
     steps = pd.read_csv(given.training).set_index("epoch")["step"]
     shape = (len(steps), given.settings["episodes"])
     seeds = run_stream("evaluation", given.run).generate_state(shape[0] * shape[1]).reshape(shape) % RESET_SEED_LIMIT
+    policy = load_policy(given.policy)
     rows = [
         {
             **given.run._asdict(),
@@ -37,7 +38,7 @@ def evaluate() -> None:
             "length": episode.length,
             "score": score(episode.total, given.settings["reference"]),
         }
-        for epoch, episode in evaluate_policy(load_policy(given.policy), given.snapshots, seeds)
+        for epoch, episode in evaluate_policy(policy, given.snapshots, given.settings["target_return"], seeds)
     ]
     table = pd.DataFrame(rows, columns=RETURNS_COLUMNS)
     write_whole(given.returns, lambda path: table.to_csv(path, index=False, float_format="%.6f"))

@@ -1,0 +1,150 @@
+"""Evaluation against a plain loop: one environment, one policy, one episode at a time."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+
+from dt.data import Trajectories
+from dt.environments import make_environment
+from dt.evaluate import evaluate, roll_out
+from dt.policy import Policy, fresh_policy
+from dt.runs import Run
+from dt.streams import stream
+from dt.train import train
+
+TARGET_RETURN = 5000.0
+Data = tuple[Trajectories, dict[str, Any]]
+
+
+def plain_episode(policy: Policy, seed: int, limit: int = 1000) -> tuple[list[float], list[float]]:
+    """Rewards and the returns-to-go shown to the model: lists that grow, one full forward pass per step."""
+    environment = gymnasium.make(policy.task.gymnasium)
+    mean, std = np.array(policy.normalisation.state_mean), np.array(policy.normalisation.state_std)
+    state, _ = environment.reset(seed=seed)
+    states, actions, shown, rewards = [], [], [TARGET_RETURN], []
+    for step in range(limit):
+        states.append((state - mean) / std)
+        actions.append(np.zeros(environment.action_space.shape))
+        window = slice(max(0, step + 1 - policy.task.context), step + 1)
+        with torch.no_grad():
+            predicted, *_ = policy.model.eval()(
+                torch.tensor(np.array(states[window]), dtype=torch.float32)[None],
+                torch.tensor(np.array(actions[window]), dtype=torch.float32)[None],
+                torch.tensor(shown[window], dtype=torch.float32)[None, :, None] / policy.normalisation.reward_scale,
+                torch.arange(step + 1)[window][None],
+            )
+        actions[-1] = predicted[0, -1].numpy()
+        state, reward, terminated, truncated, _ = environment.step(actions[-1])
+        rewards.append(float(reward))
+        shown.append((shown[-1] - float(reward)) / policy.task.gamma)
+        if terminated or truncated:
+            break
+    return rewards, shown
+
+
+def hopper_policy(config: dict[str, Any], data: Data, spread: float = 1.0) -> Policy:
+    """An untrained policy with weights large enough to act on what it sees."""
+    policy = fresh_policy("hopper", config, data[1], stream(5))
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(spread)
+    return policy
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.99])
+def test_returns_equal_a_plain_loop_over_single_environments(
+    gamma: float, config: dict[str, Any], hopper: Data
+) -> None:
+    """Untrained hoppers fall within a hundred steps: short enough for float noise to stay small."""
+    config["data"]["gamma"] = gamma
+    policy = hopper_policy(config, hopper, spread=8.0)
+    environments = [make_environment("Hopper-v5") for _ in range(6)]
+    episodes = roll_out(policy, environments, TARGET_RETURN, list(range(6)))
+    assert len({episode.length for episode in episodes}) > 1  # they finish at different steps
+    for seed, episode in enumerate(episodes):
+        rewards, _ = plain_episode(policy, seed)
+        assert episode.length == len(rewards)
+        assert episode.total == pytest.approx(sum(rewards), rel=1e-4)
+
+
+def test_full_episodes_have_the_plain_loops_distribution(config: dict[str, Any], walker2d: Data) -> None:
+    """HalfCheetah never falls: 1000 chaotic steps, the same returns in distribution."""
+    policy = fresh_policy("halfcheetah", config, walker2d[1], stream(5))
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
+    environments = [make_environment("HalfCheetah-v5") for _ in range(12)]
+    batch = [episode.total for episode in roll_out(policy, environments, TARGET_RETURN, list(range(12)))]
+    plain = [sum(plain_episode(policy, seed)[0]) for seed in range(100, 112)]
+    assert ks_2samp(batch, plain).pvalue > 0.01
+
+
+def test_every_episode_starts_again_at_the_target_return(
+    config: dict[str, Any], hopper: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = hopper_policy(config, hopper, spread=8.0)
+    shown: list[np.ndarray] = []
+    model_next_action = policy.model.next_action
+
+    def spy(states: Any, actions: Any, returns_to_go: Any, timesteps: Any) -> torch.Tensor:
+        shown.append(returns_to_go[0, -1].item() * policy.normalisation.reward_scale)
+        return model_next_action(states, actions, returns_to_go, timesteps)
+
+    monkeypatch.setattr(policy.model, "next_action", spy)
+    environments = [make_environment("Hopper-v5")]
+    for seed in (0, 1):
+        shown.clear()
+        (episode,) = roll_out(policy, environments, TARGET_RETURN, [seed])
+        rewards, expected = plain_episode(policy, seed)
+        assert shown[0] == TARGET_RETURN
+        assert shown == pytest.approx(expected[: len(rewards)], rel=1e-5)
+        assert episode.length == len(rewards)
+
+
+def test_an_episode_does_not_depend_on_those_beside_it(config: dict[str, Any], hopper: Data) -> None:
+    policy = hopper_policy(config, hopper, spread=8.0)
+    environments = [make_environment("Hopper-v5") for _ in range(5)]
+    together = roll_out(policy, environments, TARGET_RETURN, [3, 1, 4, 1, 5])
+    (alone,) = roll_out(policy, environments[:1], TARGET_RETURN, [4])
+    assert together[1].total == together[3].total
+    assert together[2].length == alone.length
+    assert together[2].total == pytest.approx(alone.total, rel=1e-4)
+
+
+def test_each_snapshot_is_evaluated_with_its_own_weights_and_without_dropout(
+    config: dict[str, Any], hopper: Data, tmp_path: Path
+) -> None:
+    policy = hopper_policy(config, hopper, spread=8.0)
+    training = train(policy, hopper[0], Run("scratch", "", "hopper", "", 0), 2, config)
+    training.save(tmp_path / "training.csv", tmp_path / "snapshots.safetensors")
+    seeds = np.arange(6).reshape(3, 2)
+    results = list(evaluate(policy, tmp_path / "snapshots.safetensors", TARGET_RETURN, seeds))
+    assert [(epoch, episode.episode) for epoch, episode in results] == [(e, i) for e in range(3) for i in range(2)]
+    for epoch, episode in results:
+        names = policy.model.state_dict()
+        policy.model.load_state_dict({name: training.snapshots[f"{epoch}/{name}"] for name in names})
+        rewards, _ = plain_episode(policy, int(seeds[epoch, episode.episode]))
+        assert episode.total == pytest.approx(sum(rewards), rel=1e-4)
+    assert results == list(evaluate(policy, tmp_path / "snapshots.safetensors", TARGET_RETURN, seeds))
+
+
+def test_actions_normalised_by_mean_and_deviation_reach_the_simulator_in_its_own_units(
+    config: dict[str, Any], hopper: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config["data"]["normalise_actions"] = True
+    policy = hopper_policy(config, hopper)
+    assert not policy.model.architecture.action_tanh
+    environment = make_environment("Hopper-v5")
+    taken: list[np.ndarray] = []
+    step = environment.step
+    monkeypatch.setattr(environment, "step", lambda action: (taken.append(action), step(action))[1])
+    monkeypatch.setattr(policy.model, "next_action", lambda states, *_: torch.full((len(states), 3), 0.5))
+    roll_out(policy, [environment], TARGET_RETURN, [0])
+    expected = np.array(hopper[1]["actions"]["mean"]) + 0.5 * np.array(hopper[1]["actions"]["std"])
+    assert np.allclose(taken, np.clip(expected, -1, 1), atol=1e-6)

@@ -1,0 +1,107 @@
+"""What transfer keeps, what it makes anew, and what fine-tuning may change."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dt.data import Trajectories
+from dt.policy import Policy, fresh_policy
+from dt.runs import Run
+from dt.streams import run_stream, stream
+from dt.train import train
+from dt.transfer import adapt, freeze
+
+Data = tuple[Trajectories, dict[str, Any]]
+SIZED = {"embed_state.weight", "embed_action.weight"} | {
+    f"predict_{head}.{part}" for head in ("action", "state") for part in ("weight", "bias")
+}
+NOT_IN_THE_LOSS = {"predict_state.weight", "predict_state.bias", "predict_return.weight", "predict_return.bias"}
+
+
+def weights(policy: Policy) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+
+
+def test_adapting_to_other_sizes_renews_only_the_layers_whose_shapes_differ(
+    config: dict[str, Any], hopper: Data, walker2d: Data
+) -> None:
+    source, target = (
+        fresh_policy("hopper", config, hopper[1], stream(1)),
+        fresh_policy("walker2d", config, walker2d[1], stream(2)),
+    )
+    fresh = weights(target)
+    kept = adapt(source, target)
+    assert set(fresh) - set(kept) == SIZED
+    for name, weight in weights(target).items():
+        expected = fresh[name] if name in SIZED else source.model.state_dict()[name]
+        assert torch.equal(weight, expected), name
+    assert target.normalisation.state_mean == tuple(walker2d[1]["states"]["mean"])
+    assert target.task.environment == "walker2d"
+
+
+def test_adapting_to_the_same_sizes_keeps_everything(config: dict[str, Any], hopper: Data) -> None:
+    source, target = (
+        fresh_policy("hopper", config, hopper[1], stream(1)),
+        fresh_policy("hopper", config, hopper[1], stream(2)),
+    )
+    adapt(source, target)
+    for name, weight in weights(target).items():
+        assert torch.equal(weight, source.model.state_dict()[name]), name
+
+
+def test_adapting_leaves_the_source_alone_when_the_target_trains(
+    config: dict[str, Any], hopper: Data, walker2d: Data
+) -> None:
+    source, target = (
+        fresh_policy("hopper", config, hopper[1], stream(1)),
+        fresh_policy("walker2d", config, walker2d[1], stream(2)),
+    )
+    before = weights(source)
+    adapt(source, target)
+    train(target, walker2d[0], Run("finetune", "hopper", "walker2d", "unfreeze3", 0), 1, config)
+    assert all(torch.equal(before[name], weight) for name, weight in weights(source).items())
+
+
+@pytest.mark.parametrize("unfrozen", [0, 1, 2, 3])
+def test_fine_tuning_moves_everything_but_the_frozen_layers(
+    unfrozen: int, config: dict[str, Any], hopper: Data, walker2d: Data
+) -> None:
+    source, target = (
+        fresh_policy("hopper", config, hopper[1], stream(1)),
+        fresh_policy("walker2d", config, walker2d[1], stream(2)),
+    )
+    adapt(source, target)
+    freeze(target, f"unfreeze{unfrozen}")
+    before = weights(target)
+    train(target, walker2d[0], Run("finetune", "hopper", "walker2d", f"unfreeze{unfrozen}", 0), 3, config)
+    frozen = tuple(f"layers.{layer}." for layer in range(3 - unfrozen))
+    for name, weight in weights(target).items():
+        still = (bool(frozen) and name.startswith(frozen)) or name in NOT_IN_THE_LOSS
+        assert torch.equal(weight, before[name]) == still, name
+
+
+def test_trainable_counts_of_the_published_model(config: dict[str, Any], hopper: Data) -> None:
+    config["model"]["width"] = 128
+    counts = []
+    for unfrozen in range(4):
+        policy = fresh_policy("hopper", config, hopper[1], stream(1))
+        freeze(policy, f"unfreeze{unfrozen}")
+        counts.append(policy.trainable_count)
+    layer = 12 * 128**2 + 13 * 128  # four matrices, their biases and two norms
+    assert np.diff(counts).tolist() == [layer] * 3
+    assert counts[3] == policy.parameter_count
+    embeddings = (1 + 11 + 3 + 3) * 128 + 1000 * 128 + 2 * 2 * 128  # with time steps and the two outer norms
+    heads = (128 + 1) * (3 + 11 + 1)
+    assert counts[0] == embeddings + heads
+
+
+def test_fresh_layers_start_like_the_scratch_run_of_the_same_seed(
+    config: dict[str, Any], hopper: Data, walker2d: Data
+) -> None:
+    arms = [Run("scratch", "", "walker2d", "", 0), Run("finetune", "hopper", "walker2d", "unfreeze1", 0)]
+    scratch, target = (fresh_policy("walker2d", config, walker2d[1], run_stream("weights", run)) for run in arms)
+    adapt(fresh_policy("hopper", config, hopper[1], stream(1)), target)
+    for name in SIZED:
+        assert torch.equal(target.model.state_dict()[name], scratch.model.state_dict()[name]), name
