@@ -39,7 +39,8 @@ def changed(source: Path, file: str, old: str, new: str) -> set[str]:
         ("dt/model.py", "MLP_FACTOR = 4", "MLP_FACTOR = 4  # a comment", set()),
         ("dt/model.py", "on one page", "on a page of its own", set()),  # a docstring
         ("dt/figures.py", '"plasma"', '"viridis"', {"figures"}),
-        ("dt/metrics.py", "100 * (returns", "99 * (returns", {"evaluate", "tables", "figures"}),
+        ("dt/scores.py", "100 * (returns", "99 * (returns", {"evaluate", "tables", "figures"}),
+        ("dt/metrics.py", "percentile", "bca", {"tables", "figures"}),
         ("dt/config.py", "unknown key", "strange key", set()),
         ("dt/actors.py", "(-20.0, 2.0)", "(-20.0, 3.0)", {"datasets", "experts"}),
         ("scripts/stats.py", "indent=1", "indent=2", {"stats"}),

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dt.metrics import RETURNS_COLUMNS, interval, per_seed, read_returns, read_training, score, summary
+from dt.metrics import interval, per_seed, read_returns, read_training, summary
+from dt.scores import RETURNS_COLUMNS, score
 
 REPORT = {"final_points": 2, "confidence": 0.95, "resamples": 2000}
 EPOCHS = [0, 5, 10, 12]  # not evenly spaced, like the last evaluation point of a budget that `every` does not divide

@@ -18,11 +18,9 @@ import gymnasium
 
 from dt.actors import Actor, Rollout, rollouts
 from dt.runs import ExpectedError
-from dt.streams import integer, stream
+from dt.streams import integer, reset_seeds, stream
 
 log = logging.getLogger(__name__)
-
-RESET_SEED_LIMIT = 2**31
 
 
 class DatasetError(ExpectedError):
@@ -39,7 +37,7 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
     action_noise = environment.get("action_noise", 1.0)
     spec = gymnasium.spec(env_id)
     _check_sizes(actor, actor_path, env_id)
-    seeds = [int(s) for s in stream("reset", name).generate_state(trajectories) % RESET_SEED_LIMIT]
+    seeds = reset_seeds(stream("reset", name), trajectories)
     started, buffers, returns = time.perf_counter(), [], []
     for rollout in rollouts(actor, env_id, seeds, action_noise, stream=integer(stream("action noise", name))):
         buffers.append(_episode_buffer(rollout))

@@ -18,9 +18,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dt.actors import Actor, rollouts
-from dt.datasets import RESET_SEED_LIMIT
 from dt.files import write_whole
-from dt.streams import integer, stream
+from dt.streams import integer, reset_seeds, stream
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def model_card(
 
 def describe(actor: Actor, name: str, env_id: str, action_noise: float) -> dict[str, float]:
     """Returns and lengths over the card's episodes."""
-    seeds = [int(s) for s in stream("card", name).generate_state(CARD_EPISODES) % RESET_SEED_LIMIT]
+    seeds = reset_seeds(stream("card", name), CARD_EPISODES)
     episodes = list(rollouts(actor, env_id, seeds, action_noise, stream=integer(stream("card noise", name))))
     returns = np.array([episode.total for episode in episodes])
     limit = gymnasium.spec(env_id).max_episode_steps

@@ -1,4 +1,4 @@
-"""From evaluation episodes to scores, and to a summary with intervals over seeds. Imports no torch."""
+"""From evaluation episodes to a summary with intervals over seeds. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from dt.runs import Run
+from dt.scores import RUN_COLUMNS
 from dt.streams import stream
 
-RUN_COLUMNS = list(Run._fields)
 ARM_COLUMNS = ["kind", "source", "target", "strategy"]
-RETURNS_COLUMNS = [*RUN_COLUMNS, "epoch", "step", "episode", "return", "length", "score"]
 TEXT_COLUMNS = dict.fromkeys(ARM_COLUMNS, str)  # so that an empty source is read as ""
 STATISTICS = ("final_return", "final_score", "curve_return", "curve_score")
 
 
 def read_returns(paths: Iterable[Path]) -> pd.DataFrame:
-    """The episodes of several runs, with the columns of `RETURNS_COLUMNS`."""
+    """The episodes of several runs, with the columns of `scores.RETURNS_COLUMNS`."""
     options = {"dtype": TEXT_COLUMNS, "keep_default_na": False}
     return pd.concat([pd.read_csv(path, **options) for path in paths], ignore_index=True)
 
@@ -35,11 +34,6 @@ def read_training(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
             table.insert(position, column, value)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
-
-
-def score(returns: Any, reference: dict[str, float]) -> Any:
-    """D4RL-normalised return (Fu et al. 2020, section 4): 0 is a random policy, 100 the expert."""
-    return 100 * (returns - reference["random"]) / (reference["expert"] - reference["random"])
 
 
 def interval(values: np.ndarray, confidence: float, resamples: int, name: str) -> tuple[float, float]:

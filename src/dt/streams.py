@@ -8,6 +8,8 @@ import numpy as np
 
 from dt.runs import Run
 
+RESET_SEED_LIMIT = 2**31  # what every environment accepts
+
 
 def stream(*names: str | int) -> np.random.SeedSequence:
     """A `SeedSequence` from names; `stream("batches", "target", "hopper", 0)` for example."""
@@ -27,3 +29,8 @@ def run_stream(purpose: str, run: Run) -> np.random.SeedSequence:
 def integer(sequence: np.random.SeedSequence) -> int:
     """A 63-bit seed for generators that take one integer."""
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def reset_seeds(sequence: np.random.SeedSequence, count: int) -> list[int]:
+    """`count` seeds for `env.reset`; more of them begin with the same."""
+    return [int(state) for state in sequence.generate_state(count) % RESET_SEED_LIMIT]

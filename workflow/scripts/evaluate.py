@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 
 from dt.cli import main, parser, run_argument
 from dt.evaluate import evaluate as evaluate_policy
-from dt.files import write_whole
 from dt.machine import use_one_thread
-from dt.metrics import RETURNS_COLUMNS, score
 from dt.policy import load_policy
-from dt.streams import run_stream
-
-RESET_SEED_LIMIT = 2**31
+from dt.scores import read_steps, score, write_returns
+from dt.streams import reset_seeds, run_stream
 
 
 def evaluate() -> None:
@@ -24,9 +21,10 @@ def evaluate() -> None:
     arguments.add_argument("--returns", type=Path, required=True, help="table to write")
     given = arguments.parse_args()
     use_one_thread()
-    steps = pd.read_csv(given.training).set_index("epoch")["step"]
-    shape = (len(steps), given.settings["episodes"])
-    seeds = run_stream("evaluation", given.run).generate_state(shape[0] * shape[1]).reshape(shape) % RESET_SEED_LIMIT
+    steps = read_steps(given.training)
+    episodes = given.settings["episodes"]
+    seeds = reset_seeds(run_stream("evaluation", given.run), len(steps) * episodes)
+    seeds = np.reshape(seeds, (len(steps), episodes))
     policy = load_policy(given.policy)
     rows = [
         {
@@ -40,8 +38,7 @@ def evaluate() -> None:
         }
         for epoch, episode in evaluate_policy(policy, given.snapshots, given.settings["target_return"], seeds)
     ]
-    table = pd.DataFrame(rows, columns=RETURNS_COLUMNS)
-    write_whole(given.returns, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
+    write_returns(given.returns, rows)
 
 
 if __name__ == "__main__":
