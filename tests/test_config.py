@@ -1,6 +1,8 @@
 """The configuration's check, against wrong configurations by hand and by hypothesis; the runs it defines."""
 
 import copy
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +210,32 @@ def key_paths(block: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The path of every value in nested dictionaries and lists."""
     items = block.items() if isinstance(block, dict) else enumerate(block) if isinstance(block, list) else ()
     return [found for key, value in items for found in [(*path, key), *key_paths(value, (*path, key))]]
+
+
+def leaves(block: dict[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in block.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(value, dict) and name not in ("experts.options",) and not name.endswith(".reference"):
+            yield from leaves(value, name)
+        else:
+            yield name
+
+
+def test_the_table_of_keys_lists_every_key_and_no_other() -> None:
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    expected = {re.sub(r"^environments\.\w+", "environments.*", name) for name in leaves(config)}
+    table = re.findall(r"^\| `([\w.*]+)` \|", (ROOT / "config/README.md").read_text().split("## Keys")[1], re.MULTILINE)
+    assert set(table) == expected
+    assert len(table) == len(set(table))
+
+
+def test_every_key_of_the_configuration_has_a_comment() -> None:
+    lines = (ROOT / "config.yaml").read_text().splitlines()
+    names = list(leaves(yaml.safe_load("\n".join(lines))))
+    known = {name.split(".")[-1] for name in names if not re.match(r"environments\.(?!halfcheetah)", name)}
+    uncommented = set(known)
+    for line in lines:
+        key = line.strip().split(":")[0]
+        if key in uncommented and "#" in line:
+            uncommented.remove(key)
+    assert uncommented == set()
