@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 
 from dt.actors import Actor, Rollout, rollouts
+from dt.environments import make_environment
 from dt.runs import ExpectedError
 from dt.streams import integer, reset_seeds, stream
 
@@ -82,7 +83,7 @@ def download(minari_id: str, folder: Path) -> None:
 
 
 def _check_sizes(actor: Actor, path: Path, env_id: str) -> None:
-    environment = gymnasium.make(env_id)
+    environment = make_environment(env_id)
     found = (actor.state_size, actor.action_size)
     expected = (environment.observation_space.shape[0], environment.action_space.shape[0])
     environment.close()
