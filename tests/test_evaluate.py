@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -23,7 +22,7 @@ Data = tuple[Trajectories, dict[str, Any]]
 
 def plain_episode(policy: Policy, seed: int, limit: int = 1000) -> tuple[list[float], list[float]]:
     """Rewards and the returns-to-go shown to the model: lists that grow, one full forward pass per step."""
-    environment = gymnasium.make(policy.task.gymnasium)
+    environment = make_environment(policy.task.gymnasium)
     mean, std = np.array(policy.normalisation.state_mean), np.array(policy.normalisation.state_std)
     state, _ = environment.reset(seed=seed)
     states, actions, shown, rewards = [], [], [TARGET_RETURN], []
@@ -41,7 +40,8 @@ def plain_episode(policy: Policy, seed: int, limit: int = 1000) -> tuple[list[fl
         actions[-1] = predicted[0, -1].numpy()
         state, reward, terminated, truncated, _ = environment.step(actions[-1])
         rewards.append(float(reward))
-        shown.append((shown[-1] - float(reward)) / policy.task.gamma)
+        left = (shown[-1] - float(reward)) / policy.task.gamma
+        shown.append(left if policy.task.gamma == 1 else max(-TARGET_RETURN, min(left, TARGET_RETURN)))
         if terminated or truncated:
             break
     return rewards, shown

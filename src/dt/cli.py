@@ -1,4 +1,4 @@
-"""What every program in workflow/scripts shares: logging, one thread, and a sentence instead of a traceback."""
+"""What every program in workflow/scripts shares: logging, and a sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+
+from safetensors import SafetensorError
 
 from dt.runs import ExpectedError, Run
 
@@ -27,5 +29,5 @@ def main(program: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         program()
-    except (ExpectedError, FileNotFoundError) as error:
+    except (ExpectedError, OSError, SafetensorError) as error:
         sys.exit(f"error: {error}")

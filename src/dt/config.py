@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from jsonschema import Draft202012Validator, validators
@@ -24,7 +25,9 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
     """Raise ConfigError with every problem: key path, what was found, what is allowed."""
     errors = sorted(_Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
     problems = [problem for error in errors for problem in _describe(error, config)]
-    problems += [] if problems else _relations(config)
+    wrong_blocks = {error.absolute_path[0] for error in errors if error.absolute_path}
+    if isinstance(config, dict):
+        problems += _relations({key: block for key, block in config.items() if key not in wrong_blocks})
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -89,17 +92,15 @@ def _shorten(value: Any) -> str:
 
 
 def _relations(config: dict[str, Any]) -> list[str]:
-    """What one key says about another; only called when every key alone is right."""
-    return [
-        *_check_numbers(config, ""),
-        *_check_names(config),
-        *_check_model(config["model"]),
-        *_check_budget(config),
-        *_check_options(config["experts"]["options"]),
-    ]
+    """What one key says about another, as far as their blocks are there."""
+    problems: list[str] = []
+    for part in (_check_numbers, _check_names, _check_model, _check_budget, _check_options):
+        with suppress(KeyError):  # of a block that the schema has found wrong
+            problems.extend(part(config))
+    return problems
 
 
-def _check_numbers(value: Any, path: str) -> Iterator[str]:
+def _check_numbers(value: Any, path: str = "") -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _check_numbers(item, f"{path}.{key}" if path else str(key))
@@ -123,7 +124,8 @@ def _check_names(config: dict[str, Any]) -> Iterator[str]:
             yield f"environments.{name}.minari: missing; data.source: minari needs it"
 
 
-def _check_model(model: dict[str, Any]) -> Iterator[str]:
+def _check_model(config: dict[str, Any]) -> Iterator[str]:
+    model = config["model"]
     least, most = context_range(model["context"])
     if least > most:
         yield f"model.context: found {model['context']}; allowed is [least, most] with least ≤ most"
@@ -140,9 +142,14 @@ def _check_budget(config: dict[str, Any]) -> Iterator[str]:
     trajectories, batch_size = config["data"]["trajectories"], config["training"]["batch_size"]
     if trajectories < batch_size:
         yield f"data.trajectories: found {trajectories}; allowed is at least training.batch_size ({batch_size})"
+    epochs = min(config["training"]["epochs"], config["training"]["pretrain_epochs"])
+    points, final_points = math.ceil(epochs / config["evaluation"]["every"]), config["report"]["final_points"]
+    if final_points > points:
+        yield f"report.final_points: found {final_points}; allowed is at most {points}, the points after epoch 0"
 
 
-def _check_options(options: dict[str, Any]) -> Iterator[str]:
+def _check_options(config: dict[str, Any]) -> Iterator[str]:
+    options = config["experts"]["options"]
     try:
         json.dumps(options, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -36,8 +35,8 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
     """
     actor, env_id = Actor.load(actor_path), environment["gymnasium"]
     action_noise = environment.get("action_noise", 1.0)
-    spec = gymnasium.spec(env_id)
     _check_sizes(actor, actor_path, env_id)
+    spec = gymnasium.spec(env_id)
     seeds = reset_seeds(stream("reset", name), trajectories)
     started, buffers, returns = time.perf_counter(), [], []
     for rollout in rollouts(actor, env_id, seeds, action_noise, stream=integer(stream("action noise", name))):
@@ -114,7 +113,9 @@ def _put(dataset: Path, folder: Path) -> None:
 def _minari_root(folder: Path) -> Iterator[Path]:
     """A Minari home beside `folder`, to be renamed from when it is whole: a dataset is complete or absent."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    root = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)).resolve()
+    root = folder.with_name(f".unfinished-{folder.name}").resolve()
+    shutil.rmtree(root, ignore_errors=True)  # what a killed run left
+    root.mkdir()
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(root)
     try:

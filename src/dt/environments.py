@@ -7,13 +7,34 @@ import logging
 import gymnasium
 import mujoco
 
+from dt.runs import ExpectedError
+
 log = logging.getLogger(__name__)
 
 
+class EnvironmentNameError(ExpectedError):
+    """An environment id that cannot be stepped, in one sentence."""
+
+
 def make_environment(env_id: str) -> gymnasium.Env:
-    """The registered environment with its time limit, without the checks that cost a tenth of every step."""
+    """The registered environment with its time limit, without the checks that cost a tenth of every step.
+
+    Raises EnvironmentNameError as `time_limit` does.
+    """
+    time_limit(env_id)
     mujoco.set_mju_user_warning(_log_warning)  # its default is a file in the working directory
     return gymnasium.make(env_id, disable_env_checker=True)
+
+
+def time_limit(env_id: str) -> int:
+    """Steps of a whole episode; raises EnvironmentNameError if the id is unknown or its episodes have no limit."""
+    try:
+        limit = gymnasium.spec(env_id).max_episode_steps
+    except gymnasium.error.Error as error:
+        raise EnvironmentNameError(f"Gymnasium has no environment {env_id}: {error}") from error
+    if limit is None:
+        raise EnvironmentNameError(f"{env_id} has no time limit; register it with max_episode_steps")
+    return limit
 
 
 def _log_warning(message: str) -> None:

@@ -58,9 +58,8 @@ def roll_out(
 ) -> list[Episode]:
     """One episode per reset seed, all stepped as a batch that finished ones leave.
 
-    Every episode starts its return-to-go at the target return; at each step what was received is subtracted (and the
-    rest divided by γ, so that it stays the return-to-go of the step), and the model sees the last K steps
-    (Chen et al. 2021, algorithm 1).
+    Every episode starts its return-to-go at the target return, subtracts what it receives, and shows the model the last
+    K steps (Chen et al. 2021, algorithm 1).
     """
     policy.model.eval()
     history, task = _History(policy, len(seeds), environments[0].spec.max_episode_steps), policy.task
@@ -77,12 +76,21 @@ def roll_out(
         for position, lane in enumerate(active):
             states[lane], reward, terminated, truncated, _ = environments[lane].step(actions[position])
             totals[lane] += reward
-            return_to_go[lane] = (return_to_go[lane] - reward) / task.gamma
+            return_to_go[lane] = next_return_to_go(return_to_go[lane], float(reward), target_return, task.gamma)
             finished[position] = terminated or truncated
         step += 1
         lengths[active] = step
         active = active[~finished]
     return [Episode(lane, float(totals[lane]), int(lengths[lane])) for lane in range(len(seeds))]
+
+
+def next_return_to_go(return_to_go: float, reward: float, target_return: float, gamma: float) -> float:
+    """What is left to ask for after a reward: `(G − R) / γ`.
+
+    With γ < 1 it stays within ± the target return: it would grow without bound once the policy earns less than asked.
+    """
+    left = (return_to_go - reward) / gamma
+    return left if gamma == 1 else float(np.clip(left, -abs(target_return), abs(target_return)))
 
 
 class _History:

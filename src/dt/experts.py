@@ -13,15 +13,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from safetensors.numpy import save_file
 
 from dt.actors import Actor, rollouts
+from dt.environments import make_environment, time_limit
 from dt.files import write_whole
+from dt.runs import ExpectedError
 from dt.streams import integer, reset_seeds, stream
 
 log = logging.getLogger(__name__)
+
+
+class ExpertError(ExpectedError):
+    """An expert cannot be trained, in one sentence."""
+
 
 CARD_EPISODES = 100
 VERSIONED = ("gymnasium", "mujoco", "sbx-rl", "jax")
@@ -81,7 +87,7 @@ def describe(actor: Actor, name: str, env_id: str, action_noise: float) -> dict[
     seeds = reset_seeds(stream("card", name), CARD_EPISODES)
     episodes = list(rollouts(actor, env_id, seeds, action_noise, stream=integer(stream("card noise", name))))
     returns = np.array([episode.total for episode in episodes])
-    limit = gymnasium.spec(env_id).max_episode_steps
+    limit = time_limit(env_id)
     return {
         "episodes": len(episodes),
         "return_mean": round(float(returns.mean()), 1),
@@ -93,9 +99,13 @@ def describe(actor: Actor, name: str, env_id: str, action_noise: float) -> dict[
 
 
 def _make_model(env_id: str, settings: dict[str, Any]) -> Any:
-    import sbx
-    from stable_baselines3.common.env_util import make_vec_env
+    try:
+        import sbx
+        from stable_baselines3.common.env_util import make_vec_env
+    except ImportError as error:
+        raise ExpertError(f"training experts needs the extra [experts] ({error}): make experts installs it") from error
 
+    make_environment(env_id).close()  # answers a wrong id, and takes the simulator's warnings into the log
     environments = make_vec_env(env_id, n_envs=settings["environments"], seed=settings["seed"])
     algorithm = getattr(sbx, settings["algorithm"])
     return algorithm("MlpPolicy", environments, seed=settings["seed"], **settings["options"])

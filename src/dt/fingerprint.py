@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent
 def fingerprint(script: Path) -> str:
     """A hash over the syntax trees of a script and of every module of `dt` that it imports, directly or not.
 
-    Comments, formatting and docstrings do not change it. Imports are found in the source: nothing is run.
+    Comments, formatting and docstrings do not change it, nor do the versions of other packages. Imports are found in
+    the source: nothing is run.
     """
     waiting, trees = [script], {}
     while waiting:
@@ -21,8 +22,12 @@ def fingerprint(script: Path) -> str:
             tree = ast.parse(path.read_text())
             trees[path] = tree
             waiting += _imported(tree)
-    code = "\n".join(f"{path.name} {_without_docstrings(tree)}" for path, tree in sorted(trees.items()))
+    code = "\n".join(f"{path.name} {_without_docstrings(tree)}" for path, tree in sorted(trees.items(), key=_place))
     return sha256(code.encode()).hexdigest()[:16]
+
+
+def _place(item: tuple[Path, ast.AST]) -> tuple[str, str]:
+    return item[0].name, item[0].parent.name
 
 
 def _imported(tree: ast.AST) -> list[Path]:
@@ -36,5 +41,5 @@ def _without_docstrings(tree: ast.AST) -> str:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:]
-    return ast.dump(tree)
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

@@ -42,7 +42,12 @@ def interval(values: np.ndarray, confidence: float, resamples: int, name: str) -
         return float("nan"), float("nan")
     generator = np.random.default_rng(stream("bootstrap", name))
     result = bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=resamples, method="percentile", rng=generator
+        (np.sort(values),),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        method="percentile",
+        rng=generator,
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dt.data import DataError, Trajectories, batches, gather
+from dt.environments import time_limit
 from dt.files import write_whole
 from dt.model import DecisionTransformer
 from dt.policy import Policy
@@ -32,7 +32,10 @@ class TrainingError(ExpectedError):
 
 @dataclass(frozen=True)
 class Point:
-    """One row of training.csv: an evaluation point. Loss and gradient norm are means since the last one."""
+    """One row of training.csv: an evaluation point.
+
+    Loss and gradient norm (before clipping) are means since the last one, the learning rate is that of the next step.
+    """
 
     epoch: int
     step: int
@@ -132,13 +135,11 @@ def check_time_steps(policy: Policy, trajectories: Trajectories) -> None:
     rows, task = policy.model.architecture.max_episode_length, policy.task
     limits = {
         f"the longest trajectory of {task.environment}": int(trajectories.lengths.max()),
-        f"an episode of {task.gymnasium}": gymnasium.spec(task.gymnasium).max_episode_steps,
+        f"an episode of {task.gymnasium}": time_limit(task.gymnasium),
     }
     for what, steps in limits.items():
-        if steps is None or steps > rows:
-            raise DataError(
-                f"{what} has {steps or 'unlimited'} steps, but model.max_episode_length is {rows}; raise it"
-            )
+        if steps > rows:
+            raise DataError(f"{what} has {steps} steps, but model.max_episode_length is {rows}; raise it")
 
 
 def _epoch(

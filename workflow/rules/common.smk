@@ -1,6 +1,7 @@
 # Needs: config. Makes: the checked configuration, names and functions that the other rule files use.
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import yaml
@@ -86,13 +87,22 @@ def evaluation_settings(wildcards):
     return settings(episodes=config["evaluation"]["episodes"], **keys)
 
 
+def expert_state(wildcards):
+    """Where a stopped training lies: another folder for other settings, but for the number of steps."""
+    recipe = {key: value for key, value in config["experts"].items() if key != "steps"}
+    gymnasium = environment_settings(wildcards.environment, "gymnasium")
+    digest = sha256(settings(recipe=recipe, **gymnasium).encode()).hexdigest()[:8]
+    return f"{RESULTS}/experts/state/{wildcards.environment}-{digest}"
+
+
 def figure_settings(wildcards):
     """What a figure depends on besides the evaluations."""
     titles = {
         target: environment_settings(target, "title") for target in config["targets"]
     }
-    shared = {key: config[key] for key in ("targets", "strategies", "report")}
-    return settings(environments=titles, **shared)
+    shared = {key: config[key] for key in ("targets", "strategies")}
+    intervals = {key: config["report"][key] for key in ("confidence", "resamples")}
+    return settings(environments=titles, report=intervals, **shared)
 
 
 def figure_runs(wildcards):
@@ -105,6 +115,6 @@ def figure_runs(wildcards):
     ]
 
 
-def run_json(kind, source="", target="", strategy="", seed=""):
+def run_json(kind, seed, source="", target="", strategy=""):
     """A run's identity, as the scripts take it."""
-    return json.dumps([kind, source, target, strategy, int(seed)])
+    return json.dumps(Run(kind, source, target, strategy, int(seed)))

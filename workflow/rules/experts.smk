@@ -18,7 +18,7 @@ rule expert:
     benchmark:
         f"{RESULTS}/benchmarks/experts/{{environment}}.tsv"
     conda:
-        "../envs/dt.yaml"
+        "../envs/experts.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -31,7 +31,7 @@ rule expert:
             ),
             experts=config["experts"],
         ),
-        state=f"{RESULTS}/experts/state/{{environment}}",
+        state=expert_state,
     message:
         "Train an expert: {wildcards.environment}"
     shell:

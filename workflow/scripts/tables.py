@@ -24,7 +24,7 @@ def tables() -> None:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, index=False, float_format="%.6f")
+    table.to_csv(path, index=False, float_format="%.10g")
 
 
 if __name__ == "__main__":
