@@ -143,6 +143,13 @@ def test_a_target_that_the_configuration_does_not_define_is_refused(target: str,
     assert target in output
 
 
+def test_values_on_the_command_line_may_be_nested(project: Path) -> None:
+    """Snakemake itself reads the numbers in them as text."""
+    values = ["seeds=[0,1]", "model={layers: 2, dropout: 0.2}", "strategies=[unfreeze2]"]
+    counts = planned(snakemake(project, "--dry-run", "--config", *values))
+    assert (counts["scratch"], counts["finetune"]) == (6, 18)
+
+
 def test_a_finished_study_has_nothing_to_do(study: Path) -> None:
     assert "Nothing to be done" in plan_tiny_study(study)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
 from dt.runs import ExpectedError, context_range, unfrozen_layers
 
+NUMBER_OR_TRUTH = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|true|false")
 EXPONENT_HINT = " (YAML reads 1e-4 as text; write 1.0e-4)"
 
 
@@ -30,6 +32,15 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
         problems += _relations({key: block for key, block in config.items() if key not in wrong_blocks})
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def plain(value: Any) -> Any:
+    """Numbers and truth values for the texts that Snakemake makes of them in nested `--config` values."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return yaml.safe_load(value) if isinstance(value, str) and NUMBER_OR_TRUTH.fullmatch(value) else value
 
 
 def _matches(_: Any, pattern: str, text: Any, schema: dict[str, Any]) -> Iterator[ValidationError]:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
-from dt.config import ConfigError, check
+from dt.config import ConfigError, check, plain
 from dt.fingerprint import fingerprint
 from dt.runs import Run, runs
 
 SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
 
+update_config(config, plain(workflow.config_settings.config))
 try:
     check(config, yaml.safe_load(SCHEMA.read_text()))
 except ConfigError as error:
