@@ -43,11 +43,7 @@ def settings(**blocks):
 
 def environment_settings(name, *keys):
     """The given keys of an environment's entry, where it has them."""
-    return {
-        key: config["environments"][name][key]
-        for key in keys
-        if key in config["environments"][name]
-    }
+    return {key: config["environments"][name][key] for key in keys if key in config["environments"][name]}
 
 
 def dataset_settings(wildcards):
@@ -55,24 +51,14 @@ def dataset_settings(wildcards):
     experts = config["data"]["source"] == "experts"
     keys = ("gymnasium", "action_noise") if experts else ("minari",)
     block = {"environment": environment_settings(wildcards.environment, *keys)}
-    return (
-        settings(**block, trajectories=config["data"]["trajectories"])
-        if experts
-        else settings(**block)
-    )
+    return settings(**block, trajectories=config["data"]["trajectories"]) if experts else settings(**block)
 
 
 def train_settings(name):
     """What training on the environment `name` depends on."""
     keys = ("gymnasium", "reward_scale")
-    data = {
-        key: value
-        for key, value in config["data"].items()
-        if key not in ("source", "trajectories")
-    }
-    training = {
-        key: value for key, value in config["training"].items() if "epochs" not in key
-    }
+    data = {key: value for key, value in config["data"].items() if key not in ("source", "trajectories")}
+    training = {key: value for key, value in config["training"].items() if "epochs" not in key}
     return settings(
         environments={name: environment_settings(name, *keys)},
         data=data,
@@ -99,9 +85,7 @@ def expert_state(wildcards):
 
 def figure_settings(wildcards):
     """What a figure depends on besides the evaluations."""
-    titles = {
-        target: environment_settings(target, "title") for target in config["targets"]
-    }
+    titles = {target: environment_settings(target, "title") for target in config["targets"]}
     shared = {key: config[key] for key in ("targets", "strategies")}
     intervals = {key: config["report"][key] for key in ("confidence", "resamples")}
     return settings(environments=titles, report=intervals, **shared)
@@ -110,11 +94,7 @@ def figure_settings(wildcards):
 def figure_runs(wildcards):
     """The runs that a figure shows: fine-tunings of one source, and scratch."""
     source = config["sources"][int(wildcards.figure) - 1]
-    return [
-        run.path
-        for run in RUNS
-        if run.kind == "scratch" or (run.kind == "finetune" and run.source == source)
-    ]
+    return [run.path for run in RUNS if run.kind == "scratch" or (run.kind == "finetune" and run.source == source)]
 
 
 def run_json(kind, seed, source="", target="", strategy=""):

@@ -41,9 +41,7 @@ rule stats:
         f"{RESULTS}/datasets/{{environment}}",
     output:
         stats=f"{RESULTS}/stats/{{environment}}.json",
-        arrays=expand(
-            f"{RESULTS}/stats/{{{{environment}}}}/{{array}}.npy", array=ARRAYS
-        ),
+        arrays=expand(f"{RESULTS}/stats/{{{{environment}}}}/{{array}}.npy", array=ARRAYS),
     log:
         f"{RESULTS}/logs/stats/{{environment}}.log",
     benchmark:
@@ -56,9 +54,7 @@ rule stats:
         runtime=30,
     params:
         code=code("stats"),
-        settings=settings(
-            trajectories=config["data"]["trajectories"], gamma=config["data"]["gamma"]
-        ),
+        settings=settings(trajectories=config["data"]["trajectories"], gamma=config["data"]["gamma"]),
         arrays=subpath(output.stats, strip_suffix=".json"),
     message:
         "Arrays and statistics: {wildcards.environment}"

@@ -26,9 +26,7 @@ rule expert:
     params:
         code=code("experts"),
         settings=lambda wildcards: settings(
-            environment=environment_settings(
-                wildcards.environment, "gymnasium", "action_noise"
-            ),
+            environment=environment_settings(wildcards.environment, "gymnasium", "action_noise"),
             experts=config["experts"],
         ),
         state=expert_state,

@@ -7,9 +7,7 @@ rule tables:
             f"{RESULTS}/evaluations/{{run}}/returns.csv",
             run=[run.path for run in RUNS],
         ),
-        training=expand(
-            f"{RESULTS}/policies/{{run}}/training.csv", run=[run.path for run in RUNS]
-        ),
+        training=expand(f"{RESULTS}/policies/{{run}}/training.csv", run=[run.path for run in RUNS]),
     output:
         report(
             expand(f"{RESULTS}/tables/{{table}}.csv", table=TABLES),
@@ -40,9 +38,7 @@ rule tables:
 
 rule figures:
     input:
-        lambda wildcards: expand(
-            f"{RESULTS}/evaluations/{{run}}/returns.csv", run=figure_runs(wildcards)
-        ),
+        lambda wildcards: expand(f"{RESULTS}/evaluations/{{run}}/returns.csv", run=figure_runs(wildcards)),
     output:
         report(
             multiext(f"{RESULTS}/figures/fig{{figure}}", ".png", ".pdf"),

@@ -76,9 +76,7 @@ rule scratch:
     output:
         policy=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/policy.safetensors",
         training=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/training.csv",
-        snapshots=temp(
-            f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/snapshots.safetensors"
-        ),
+        snapshots=temp(f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/snapshots.safetensors"),
     log:
         f"{RESULTS}/logs/scratch/{{target}}/seed{{seed}}.log",
     benchmark:
