@@ -103,7 +103,7 @@ def test_planning_takes_little_more_time_than_starting_snakemake(project: Path) 
 
 
 def test_lint_has_nothing_to_say(project: Path) -> None:
-    snakemake(project, "--lint")
+    assert "your workflow is in a good condition" in snakemake(project, "--lint")
 
 
 def test_a_wrong_configuration_stops_before_any_job_and_names_every_problem(project: Path, tmp_path: Path) -> None:

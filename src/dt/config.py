@@ -26,7 +26,7 @@ class ConfigError(ExpectedError):
 def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
     """Raise ConfigError with every problem: key path, what was found, what is allowed."""
     errors = sorted(_Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
-    problems = [problem for error in errors for problem in _describe(error, config)]
+    problems = [problem for error in errors for problem in _describe(error)]
     wrong_blocks = {error.absolute_path[0] for error in errors if error.absolute_path}
     if isinstance(config, dict):
         problems += _relations({key: block for key, block in config.items() if key not in wrong_blocks})
@@ -56,7 +56,7 @@ _Validator = validators.extend(
 )
 
 
-def _describe(error: ValidationError, config: dict[str, Any]) -> Iterator[str]:
+def _describe(error: ValidationError) -> Iterator[str]:
     path = ".".join(str(part) for part in error.absolute_path)
     prefix = f"{path}." if path else ""
     if error.validator == "additionalProperties":
@@ -67,15 +67,13 @@ def _describe(error: ValidationError, config: dict[str, Any]) -> Iterator[str]:
         for key in sorted(set(error.validator_value) - set(error.instance)):
             if f"'{key}'" in error.message:
                 yield f"{prefix}{key}: missing; it is required"
-    elif error.parent is not None and error.parent.validator == "propertyNames":
-        yield f"{prefix}{error.instance}: not a name; allowed is {_allowed(error)}"
     else:
         yield f"{path or 'the configuration'}: found {_shorten(error.instance)}; allowed is {_allowed(error)}"
 
 
 def _allowed(error: ValidationError) -> str:
     value = error.validator_value
-    if error.validator in ("propertyNames", "oneOf") and "description" in error.schema:
+    if error.validator == "oneOf":
         return error.schema["description"]
     return {
         "type": f"a value of type {value}" + (EXPONENT_HINT if _is_exponent(error.instance) else ""),

@@ -17,7 +17,7 @@ class EnvironmentNameError(ExpectedError):
 
 
 def make_environment(env_id: str) -> gymnasium.Env:
-    """The registered environment with its time limit, without the checks that cost a tenth of every step.
+    """The registered environment with its time limit, without Gymnasium's checks of every step.
 
     Raises EnvironmentNameError as `time_limit` does.
     """

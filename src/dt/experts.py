@@ -25,14 +25,14 @@ from dt.streams import integer, reset_seeds, stream
 log = logging.getLogger(__name__)
 
 
-class ExpertError(ExpectedError):
-    """An expert cannot be trained, in one sentence."""
-
-
 CARD_EPISODES = 100
 VERSIONED = ("gymnasium", "mujoco", "sbx-rl", "jax")
 NETWORKS = ("actor", "qf1", "qf2", "qf")
 BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+class ExpertError(ExpectedError):
+    """An expert cannot be trained, in one sentence."""
 
 
 def train_expert(env_id: str, settings: dict[str, Any], folder: Path) -> tuple[Path, int]:
