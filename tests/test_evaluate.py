@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
+from dt.acting import ActingTransformer
 from dt.data import Trajectories
 from dt.environments import make_environment
 from dt.evaluate import evaluate, roll_out
@@ -89,14 +90,14 @@ def test_every_episode_starts_again_at_the_target_return(
     config: dict[str, Any], hopper: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = hopper_policy(config, hopper, spread=8.0)
-    shown: list[np.ndarray] = []
-    model_next_action = policy.model.next_action
+    shown: list[float] = []
+    act = ActingTransformer.act
 
-    def spy(states: Any, actions: Any, returns_to_go: Any, timesteps: Any) -> torch.Tensor:
-        shown.append(returns_to_go[0, -1].item() * policy.normalisation.reward_scale)
-        return model_next_action(states, actions, returns_to_go, timesteps)
+    def spy(self: ActingTransformer, step: int, states: Any, returns_to_go: Any, previous: Any) -> torch.Tensor:
+        shown.append(returns_to_go.item() * policy.normalisation.reward_scale)
+        return act(self, step, states, returns_to_go, previous)
 
-    monkeypatch.setattr(policy.model, "next_action", spy)
+    monkeypatch.setattr(ActingTransformer, "act", spy)
     environments = [make_environment("Hopper-v5")]
     for seed in (0, 1):
         shown.clear()
@@ -144,7 +145,7 @@ def test_actions_normalised_by_mean_and_deviation_reach_the_simulator_in_its_own
     taken: list[np.ndarray] = []
     step = environment.step
     monkeypatch.setattr(environment, "step", lambda action: (taken.append(action), step(action))[1])
-    monkeypatch.setattr(policy.model, "next_action", lambda states, *_: torch.full((len(states), 3), 0.5))
+    monkeypatch.setattr(ActingTransformer, "act", lambda self, step, states, *_: torch.full((len(states), 3), 0.5))
     roll_out(policy, [environment], TARGET_RETURN, [0])
     expected = np.array(hopper[1]["actions"]["mean"]) + 0.5 * np.array(hopper[1]["actions"]["std"])
     assert np.allclose(taken, np.clip(expected, -1, 1), atol=1e-6)

@@ -38,6 +38,7 @@ def changed(source: Path, file: str, old: str, new: str) -> set[str]:
         ("dt/model.py", "INITIAL_STD = 0.02", "INITIAL_STD = 0.03", {"train", "evaluate"}),
         ("dt/model.py", "MLP_FACTOR = 4", "MLP_FACTOR = 4  # a comment", set()),
         ("dt/model.py", "on one page", "on a page of its own", set()),  # a docstring
+        ("dt/kernels.py", "np.float32(1e-5)", "np.float32(1e-6)", {"train", "evaluate"}),
         ("dt/figures.py", '"plasma"', '"viridis"', {"figures"}),
         ("dt/scores.py", "100 * (returns", "99 * (returns", {"evaluate", "tables", "figures"}),
         ("dt/metrics.py", "percentile", "bca", {"tables", "figures"}),

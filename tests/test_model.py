@@ -133,7 +133,6 @@ def test_state_tokens_alone_give_the_same_actions_and_gradients(size: tuple) -> 
     fast = ours.actions(**inputs)
     fast.square().mean().backward()
     assert_close(fast, plain)
-    assert_close(ours.next_action(**inputs), plain[:, -1])
     for name, parameter in ours.named_parameters():
         if name in expected:
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)

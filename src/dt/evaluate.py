@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
+from dt.acting import ActingTransformer
 from dt.environments import make_environment
 from dt.policy import Policy
 
@@ -52,7 +52,6 @@ def evaluate(policy: Policy, snapshots: Path, target_return: float, seeds: np.nd
         environment.close()
 
 
-@torch.inference_mode()
 def roll_out(
     policy: Policy, environments: list[gymnasium.Env], target_return: float, seeds: list[int]
 ) -> list[Episode]:
@@ -61,26 +60,32 @@ def roll_out(
     Every episode starts its return-to-go at the target return, subtracts what it receives, and shows the model the last
     K steps (Chen et al. 2021, algorithm 1).
     """
-    policy.model.eval()
-    history, task = _History(policy, len(seeds), environments[0].spec.max_episode_steps), policy.task
+    acting, normalisation = ActingTransformer(policy.model, len(seeds), policy.task.context), policy.normalisation
     low, high = environments[0].action_space.low, environments[0].action_space.high
     totals, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=int)
     return_to_go = np.full(len(seeds), float(target_return))
     states = np.stack([environments[lane].reset(seed=seed)[0] for lane, seed in enumerate(seeds)])
+    actions = np.zeros((len(seeds), *low.shape), dtype=np.float32)
     active, step = np.arange(len(seeds)), 0
     while len(active):
-        history.observe(active, step, states[active], return_to_go[active])
-        actions = np.clip(history.act(active, step, task.context), low, high)
-        history.remember(active, step, actions)
+        seen = (
+            normalisation.states(states[active]),
+            np.float32(return_to_go[active, None] / normalisation.reward_scale),
+            normalisation.actions(actions),
+        )
+        predicted = acting.act(step, *map(torch.from_numpy, seen)).numpy()
+        actions = np.clip(normalisation.raw_actions(predicted), low, high)
         finished = np.zeros(len(active), dtype=bool)
         for position, lane in enumerate(active):
             states[lane], reward, terminated, truncated, _ = environments[lane].step(actions[position])
             totals[lane] += reward
-            return_to_go[lane] = next_return_to_go(return_to_go[lane], float(reward), target_return, task.gamma)
+            return_to_go[lane] = next_return_to_go(return_to_go[lane], float(reward), target_return, policy.task.gamma)
             finished[position] = terminated or truncated
         step += 1
         lengths[active] = step
-        active = active[~finished]
+        if finished.any():
+            acting.keep(torch.from_numpy(~finished))
+            active, actions = active[~finished], actions[~finished]
     return [Episode(lane, float(totals[lane]), int(lengths[lane])) for lane in range(len(seeds))]
 
 
@@ -91,35 +96,3 @@ def next_return_to_go(return_to_go: float, reward: float, target_return: float, 
     """
     left = (return_to_go - reward) / gamma
     return left if gamma == 1 else float(np.clip(left, -abs(target_return), abs(target_return)))
-
-
-class _History:
-    """What the model has seen of each lane, normalised: B lanes, T steps at most."""
-
-    def __init__(self, policy: Policy, lanes: int, limit: int) -> None:
-        architecture = policy.model.architecture
-        self.policy = policy
-        self.states = np.zeros((lanes, limit, architecture.state_size), dtype=np.float32)
-        self.actions = np.zeros((lanes, limit, architecture.action_size), dtype=np.float32)
-        self.returns_to_go = np.zeros((lanes, limit, 1), dtype=np.float32)
-
-    def observe(self, active: np.ndarray, step: int, states: np.ndarray, returns_to_go: np.ndarray) -> None:
-        normalisation = self.policy.normalisation
-        self.states[active, step] = normalisation.states(states)
-        self.returns_to_go[active, step, 0] = returns_to_go / normalisation.reward_scale
-
-    def remember(self, active: np.ndarray, step: int, actions: np.ndarray) -> None:
-        self.actions[active, step] = self.policy.normalisation.actions(actions)
-
-    def act(self, active: np.ndarray, step: int, context: int) -> np.ndarray:
-        """Raw actions [B, A] for the active lanes, from their last `context` steps."""
-        first = max(0, step + 1 - context)
-        timesteps = torch.arange(first, step + 1).expand(len(active), -1)
-
-        def window(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array[active, first : step + 1])
-
-        actions = self.policy.model.next_action(
-            window(self.states), window(self.actions), window(self.returns_to_go), timesteps
-        )
-        return self.policy.normalisation.raw_actions(actions.numpy())

@@ -31,9 +31,13 @@ def _place(item: tuple[Path, ast.AST]) -> tuple[str, str]:
 
 
 def _imported(tree: ast.AST) -> list[Path]:
-    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    return [PACKAGE / f"{name.removeprefix('dt.')}.py" for name in names if name.startswith("dt.")]
+    nodes = list(ast.walk(tree))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]  # alias: perhaps a module
+    paths = [PACKAGE / f"{name.removeprefix('dt.')}.py" for name in names if name.startswith("dt.")]
+    return [path for path in paths if path.is_file()]
 
 
 def _without_docstrings(tree: ast.AST) -> str:

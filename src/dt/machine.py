@@ -1,4 +1,4 @@
-"""How a job uses the machine: one thread, and memory that it keeps."""
+"""How a job uses the machine: one thread, memory that it keeps, a GPU if asked for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import ctypes
 
 import torch
 
+from dt.runs import ExpectedError
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 KEEP_BELOW = 2**30  # bytes
+
+
+class DeviceError(ExpectedError):
+    """The device asked for is not there, in one sentence."""
 
 
 def use_one_thread() -> None:
@@ -17,3 +23,10 @@ def use_one_thread() -> None:
     if mallopt:
         mallopt(M_TRIM_THRESHOLD, KEEP_BELOW)
         mallopt(M_MMAP_THRESHOLD, KEEP_BELOW)
+
+
+def device(name: str) -> torch.device:
+    """`cpu`, `cuda`, or for `auto` a GPU where PyTorch finds one; raises DeviceError if `cuda` finds none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("training.device is cuda, but PyTorch finds no GPU here; auto takes the CPU then")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

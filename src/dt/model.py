@@ -1,7 +1,8 @@
 """The Decision Transformer (Chen et al. 2021, https://arxiv.org/abs/2106.01345), on one page.
 
 B windows of K steps become 3K tokens, (return-to-go, state, action) per step. Padding stands on the right, so the
-causal mask already hides it; positions come from the time-step embedding alone.
+causal mask already hides it; positions come from the time-step embedding alone. Only state tokens feed the action
+head, so `actions` leaves out what it does not need; `dt.acting` acts.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dt.fused import Attention, Dropout, Mlp
+
 INITIAL_STD = 0.02  # GPT-2's (Radford et al. 2019, section 2.3), as in Hugging Face's DecisionTransformerModel
 MLP_FACTOR = 4
 ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Layer(nn.Module):
         super().__init__()
         width = architecture.width
         self.heads, self.dropout = architecture.heads, architecture.dropout
+        self.products = torch.float32  # the type that matrix products are computed in
         self.activation = ACTIVATIONS[architecture.activation]
         self.attention_norm = nn.LayerNorm(width)
         self.attention_in = nn.Linear(width, 3 * width)  # queries, keys, values
@@ -50,6 +55,15 @@ class Layer(nn.Module):
 
     def forward(self, tokens: Tensor, wanted: slice = slice(None)) -> Tensor:
         """[B, T, W] → the tokens `wanted` of the result, [B, T', W]; the others are keys and values only."""
+        if self.training and tokens.device.type == "cpu" and self.activation is functional.relu:
+            weights = list(self.parameters())
+            tokens = Attention.apply(tokens, wanted, self.heads, self.dropout, self.products, *weights[:6])
+            return Mlp.apply(tokens, self.dropout, self.products, *weights[6:])
+        with torch.autocast(tokens.device.type, self.products, enabled=self.products != torch.float32):
+            return self.plain(tokens, wanted)
+
+    def plain(self, tokens: Tensor, wanted: slice = slice(None)) -> Tensor:
+        """`forward` by PyTorch's own operations: the definition, and what runs on a GPU."""
         normed = self.attention_norm(tokens)
         tokens = tokens[:, wanted]
         tokens = tokens + self._drop(self.attention_out(self._attend(normed, wanted)))
@@ -115,26 +129,19 @@ class DecisionTransformer(nn.Module):
         return self._act(state_tokens), self.predict_state(action_tokens), self.predict_return(action_tokens)
 
     def actions(self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> Tensor:
-        """The action predictions of `forward`, [B, K, A]: the last layer computes state tokens only."""
-        return self._act(self._encode(states, actions, returns_to_go, timesteps, slice(1, None, 3)))
+        """The action predictions of `forward`, [B, K, A]: the last layer computes state tokens only.
 
-    def next_action(self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> Tensor:
-        """The action prediction of the last step alone, [B, A]; the last of `actions` is ignored."""
-        last_state = 3 * states.shape[1] - 2
-        return self._act(
-            self._encode(states, actions, returns_to_go, timesteps, slice(last_state, last_state + 1))[:, 0]
-        )
-
-    def _encode(
-        self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, wanted: slice
-    ) -> Tensor:
-        tokens = self._embed(states, actions, returns_to_go, timesteps)
+        The last of `actions` is ignored: no state follows it.
+        """
+        tokens = self._embed(states, actions, returns_to_go, timesteps, last_action=False)
         for layer in self.layers[:-1]:
             tokens = layer(tokens)
-        return self.final_norm(self.layers[-1](tokens, wanted))
+        return self._act(self.final_norm(self.layers[-1](tokens, slice(1, None, 3))))
 
-    def _embed(self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> Tensor:
-        """[B, 3K, W], the tokens in the order return-to-go, state, action."""
+    def _embed(
+        self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, last_action: bool = True
+    ) -> Tensor:
+        """[B, 3K, W], the tokens in the order return-to-go, state, action; one less without the last action."""
         times = self.embed_timestep(timesteps)
         tokens = torch.stack(
             (
@@ -144,11 +151,22 @@ class DecisionTransformer(nn.Module):
             ),
             dim=2,
         ).flatten(1, 2)
+        tokens = tokens if last_action else tokens[:, :-1]
         return dropout(self.embed_norm(tokens), self.architecture.dropout, self.training)
 
     def _act(self, state_tokens: Tensor) -> Tensor:
         actions = self.predict_action(state_tokens)
         return actions.tanh() if self.architecture.action_tanh else actions
+
+    @property
+    def products(self) -> torch.dtype:
+        """The type that matrix products of the encoder layers are computed in; weights and all else are fp32."""
+        return self.layers[0].products
+
+    def compute_in(self, precision: str) -> None:
+        """Set `products` by its name in PRECISIONS."""
+        for layer in self.layers:
+            layer.products = PRECISIONS[precision]
 
     def _initialise(self, generator: torch.Generator | None) -> None:
         residual_std = INITIAL_STD / math.sqrt(2 * self.architecture.layers)
@@ -163,10 +181,7 @@ class DecisionTransformer(nn.Module):
 
 
 def dropout(tokens: Tensor, probability: float, training: bool) -> Tensor:
-    """`functional.dropout`, its mask cut from 32-bit integers: on a CPU a fifth of the time of Bernoulli draws."""
+    """`functional.dropout`; on a CPU with cheaper draws."""
     if not training or probability == 0 or tokens.device.type != "cpu":
         return functional.dropout(tokens, probability, training)
-    words = torch.empty((tokens.numel() + 1) // 2, dtype=torch.int64).random_(-(2**63), None)
-    uniform = words.view(torch.int32)[: tokens.numel()].view(tokens.shape)
-    keep = uniform >= round(probability * 2**32) - 2**31
-    return tokens * keep.to(tokens.dtype).mul_(1 / (1 - probability))
+    return tokens * Dropout(probability).factors(tokens.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from dt.data import DataError, Trajectories, batches, gather
 from dt.environments import time_limit
 from dt.files import write_whole
+from dt.machine import device
 from dt.model import DecisionTransformer
 from dt.policy import Policy
 from dt.runs import ExpectedError, Run, context_range
@@ -67,13 +69,13 @@ class Training:
 def train(policy: Policy, trajectories: Trajectories, run: Run, epochs: int, config: dict[str, Any]) -> Training:
     """Train the weights of `policy` that require gradients, in place.
 
-    `config` holds the blocks `data`, `model`, `training` and `evaluation`. Raises DataError if an episode is longer
-    than the time-step embedding, TrainingError if the loss is not finite.
+    `config` holds the blocks `data`, `model`, `training` and `evaluation`, and `precision`. Raises DataError if an
+    episode is longer than the time-step embedding, TrainingError if the loss is not finite.
     """
     check_time_steps(policy, trajectories)
     generator = np.random.default_rng(run_stream("batches", run))
     torch.manual_seed(integer(run_stream("dropout", run)))
-    policy.model.train()
+    policy.model.train().to(device(config["training"]["device"])).compute_in(config["precision"])
     optimiser = Optimiser(policy, config["training"])
     log.info("%s: %d of %d weights train", run.path, policy.trainable_count, policy.parameter_count)
     points, snapshots, losses = [_point(policy, 0, 0, [], optimiser)], _snapshot(policy, 0), []
@@ -92,6 +94,7 @@ def train(policy: Policy, trajectories: Trajectories, run: Run, epochs: int, con
                 "epoch %d/%d loss %.5f steps/s %.1f left %.0f s",
                 *(epoch, epochs, point.loss, optimiser.steps / seconds, seconds / epoch * (epochs - epoch)),
             )
+    policy.model.cpu()
     return Training(points, snapshots)
 
 
@@ -116,7 +119,7 @@ class Optimiser:
         loss = action_loss(self.model, **windows)
         self.adamw.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings["gradient_clip"])
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings["gradient_clip"], foreach=True)
         self.adamw.step()
         self.steps += 1
         return loss.detach(), norm
@@ -145,16 +148,17 @@ def check_time_steps(policy: Policy, trajectories: Trajectories) -> None:
 def _epoch(
     policy: Policy, trajectories: Trajectories, config: dict[str, Any], generator: np.random.Generator
 ) -> Iterator[dict[str, Tensor]]:
+    where = policy.model.final_norm.weight.device
     context, batch_size = context_range(config["model"]["context"]), config["training"]["batch_size"]
     for chosen in batches(trajectories, config["data"]["sampling"], batch_size, context, generator):
         windows = gather(trajectories, policy.normalisation, *chosen)
-        yield {name: torch.from_numpy(array) for name, array in vars(windows).items()}
+        yield {name: torch.from_numpy(array).to(where, non_blocking=True) for name, array in vars(windows).items()}
 
 
 def _point(policy: Policy, epoch: int, step: int, losses: list[tuple[Tensor, Tensor]], optimiser: Optimiser) -> Point:
-    means = torch.tensor(losses, dtype=torch.float64).mean(0).tolist() if losses else [float("nan"), float("nan")]
+    means = torch.stack([torch.stack(pair) for pair in losses]).double().mean(0).tolist() if losses else [math.nan] * 2
     return Point(epoch, step, *means, optimiser.learning_rate, policy.trainable_count, policy.parameter_count)
 
 
 def _snapshot(policy: Policy, epoch: int) -> dict[str, Tensor]:
-    return {f"{epoch}/{name}": tensor.detach().clone() for name, tensor in policy.model.state_dict().items()}
+    return {f"{epoch}/{name}": tensor.detach().cpu().clone() for name, tensor in policy.model.state_dict().items()}

@@ -65,6 +65,7 @@ def train_settings(name):
         model=config["model"],
         training=training,
         evaluation={"every": config["evaluation"]["every"]},
+        precision=config["precision"],
     )
 
 
@@ -72,7 +73,7 @@ def evaluation_settings(wildcards):
     """What an evaluation depends on besides the policy."""
     environment = Run.from_path(wildcards.run).environment
     keys = environment_settings(environment, "target_return", "reference")
-    return settings(episodes=config["evaluation"]["episodes"], **keys)
+    return settings(episodes=config["evaluation"]["episodes"], precision=config["precision"], **keys)
 
 
 def expert_state(wildcards):

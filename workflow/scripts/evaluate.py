@@ -26,6 +26,7 @@ def evaluate() -> None:
     seeds = reset_seeds(run_stream("evaluation", given.run), len(steps) * episodes)
     seeds = np.reshape(seeds, (len(steps), episodes))
     policy = load_policy(given.policy)
+    policy.model.compute_in(given.settings["precision"])
     rows = [
         {
             **given.run._asdict(),

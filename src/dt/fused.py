@@ -1,0 +1,164 @@
+"""The two halves of an encoder layer with their backward passes written out, for training on a CPU.
+
+They compute what `model.Layer.plain` computes, and the same gradients, in fewer passes over memory than autograd's.
+Matrix products are PyTorch's, in fp32 or bf16; the rest is fp32, in `dt.kernels`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from dt import kernels
+
+
+class Dropout:
+    """Which elements are kept, from a random byte for each; `scale` is what kept ones are multiplied by."""
+
+    def __init__(self, probability: float) -> None:
+        self.level, self.tie = divmod(probability * 256, 1)
+        self.scale = np.float32(1 / (1 - probability))
+
+    def draw(self, shape: torch.Size) -> np.ndarray:
+        """[rows, columns] bool; a byte equal to the level is decided by a finer draw, so the probability is exact."""
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        if not self.level and not self.tie:
+            return np.ones((rows, columns), dtype=bool)
+        words = torch.empty(-(-rows * columns // 8), dtype=torch.int64).random_(-(2**63), None)
+        draws = words.numpy().view(np.uint8)[: rows * columns]
+        kept, ties = draws >= np.uint8(self.level), np.flatnonzero(draws == np.uint8(self.level))
+        kept[ties] = torch.rand(len(ties), dtype=torch.float64).numpy() >= self.tie
+        return kept.reshape(rows, columns)
+
+    def factors(self, shape: torch.Size) -> Tensor:
+        """A draw as what to multiply with: 0 or `scale`."""
+        return torch.from_numpy(self.draw(shape).view(np.int8)).to(torch.float32).mul_(self.scale).view(shape)
+
+
+class Attention(torch.autograd.Function):
+    """`tokens[:, wanted] + dropout(attention(norm(tokens)))`: [B, T, W] → [B, T', W].
+
+    `weights` are those of `attention_norm`, `attention_in` and `attention_out`, each with its bias; `products` is the
+    type that matrix products are computed in.
+    """
+
+    @staticmethod
+    def forward(context, tokens, wanted, heads, probability, products, *weights):
+        norm, norm_bias, w_in, b_in, w_out, b_out = weights
+        width, dropout = tokens.shape[2], Dropout(probability)
+        w_in, b_in, w_out = w_in.to(products), b_in.to(products), w_out.to(products)
+        normed, moments = torch.empty_like(tokens, dtype=products), tokens.new_empty(len(tokens), tokens.shape[1], 2)
+        kernels.norm(*_rows(tokens, norm, norm_bias, normed, moments))
+        query = _split(functional.linear(normed[:, wanted], w_in[:width], b_in[:width]), heads)
+        key_value = functional.linear(normed, w_in[width:], b_in[width:])
+        key, value = (_split(part, heads) for part in key_value.split(width, 2))
+        factor = 1 / math.sqrt(query.shape[2])
+        causal = torch.full((tokens.shape[1],) * 2, -math.inf, dtype=products).triu_(1)[wanted]  # [T', T]
+        scores = torch.baddbmm(causal, query, key.transpose(1, 2), alpha=factor)
+        attention = torch.softmax(scores, 2, dtype=torch.float32)
+        dropped, kept = torch.empty_like(attention, dtype=products), dropout.draw(attention.shape)
+        kernels.drop(*_rows(attention), kept, dropout.scale, *_rows(dropped))
+        mixed = _merge(torch.bmm(dropped, value), heads)
+        result, kept_out = tokens[:, wanted].clone(memory_format=torch.contiguous_format), dropout.draw(mixed.shape)
+        kernels.add_dropped(*_rows(mixed @ w_out.t(), b_out), kept_out, dropout.scale, *_rows(result))
+        saved = tokens, norm, w_in, w_out, normed, moments, query, key, value, attention, dropped, mixed
+        context.save_for_backward(*saved)
+        context.plan = wanted, heads, factor, dropout, kept, kept_out
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gradient):
+        tokens, norm, w_in, w_out, normed, moments, query, key, value, attention, dropped, mixed = context.saved_tensors
+        wanted, heads, factor, dropout, kept, kept_out = context.plan
+        gradient, width, trained = gradient.contiguous(), tokens.shape[2], context.needs_input_grad[5]
+        update, g_b_out = torch.empty_like(mixed), gradient.new_zeros(width)
+        kernels.drop_and_sum(*_rows(gradient), kept_out, dropout.scale, *_rows(update, g_b_out))
+        g_mixed = _split(update @ w_out, heads)
+        g_dropped, g_scores = torch.bmm(g_mixed, value.transpose(1, 2)), torch.empty_like(dropped)
+        kernels.softmax_backward(
+            *_rows(g_dropped, attention), kept, dropout.scale, np.float32(factor), *_rows(g_scores)
+        )
+        g_query = _merge(torch.bmm(g_scores, key), heads)
+        g_key = _merge(torch.bmm(g_scores.transpose(1, 2), query), heads)
+        g_value = _merge(torch.bmm(dropped.transpose(1, 2), g_mixed), heads)
+        g_key_value = torch.cat((g_key, g_value), 2)
+        g_w_in = g_b_in = None
+        if trained:
+            g_w_in = torch.cat((_product(g_query, normed[:, wanted]), _product(g_key_value, normed)))
+            g_b_in = gradient.new_zeros(3 * width)
+            kernels.add_sum(*_rows(g_query, g_b_in[:width]))
+            kernels.add_sum(*_rows(g_key_value, g_b_in[width:]))
+        g_normed = g_key_value @ w_in[width:]
+        g_normed[:, wanted] += g_query @ w_in[:width]
+        if gradient.shape == tokens.shape:
+            residual = gradient
+        else:
+            residual = torch.zeros_like(tokens)
+            residual[:, wanted] = gradient
+        g_tokens, g_norm, g_norm_bias = torch.empty_like(tokens), *gradient.new_zeros(2, width)
+        kernels.norm_backward(*_rows(g_normed, tokens, moments, norm, residual, g_tokens, g_norm, g_norm_bias))
+        g_weights = (g_norm, g_norm_bias, g_w_in, g_b_in, _product(update, mixed), g_b_out) if trained else (None,) * 6
+        return g_tokens, None, None, None, None, *g_weights
+
+
+class Mlp(torch.autograd.Function):
+    """`tokens + dropout(mlp(norm(tokens)))` with ReLU: [B, T, W] → [B, T, W].
+
+    `weights` are those of `mlp_norm`, `mlp_in` and `mlp_out`, each with its bias; `products` as for `Attention`.
+    """
+
+    @staticmethod
+    def forward(context, tokens, probability, products, *weights):
+        norm, norm_bias, w_in, b_in, w_out, b_out = weights
+        w_in, w_out, dropout = w_in.to(products), w_out.to(products), Dropout(probability)
+        normed, moments = torch.empty_like(tokens, dtype=products), tokens.new_empty(len(tokens), tokens.shape[1], 2)
+        kernels.norm(*_rows(tokens, norm, norm_bias, normed, moments))
+        hidden = normed @ w_in.t()
+        kernels.relu(*_rows(hidden, b_in))
+        result, kept = tokens.clone(), dropout.draw(tokens.shape)
+        kernels.add_dropped(*_rows(hidden @ w_out.t(), b_out), kept, dropout.scale, *_rows(result))
+        context.save_for_backward(tokens, norm, w_in, w_out, normed, moments, hidden)
+        context.plan = dropout, kept
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gradient):
+        tokens, norm, w_in, w_out, normed, moments, hidden = context.saved_tensors
+        dropout, kept = context.plan
+        gradient, width, trained = gradient.contiguous(), tokens.shape[2], context.needs_input_grad[3]
+        update, g_b_out = torch.empty_like(normed), gradient.new_zeros(width)
+        kernels.drop_and_sum(*_rows(gradient), kept, dropout.scale, *_rows(update, g_b_out))
+        g_hidden, g_b_in = update @ w_out, gradient.new_zeros(len(w_in))
+        kernels.relu_backward(*_rows(g_hidden, hidden, g_b_in))
+        g_tokens, g_norm, g_norm_bias = torch.empty_like(tokens), *gradient.new_zeros(2, width)
+        kernels.norm_backward(*_rows(g_hidden @ w_in, tokens, moments, norm, gradient, g_tokens, g_norm, g_norm_bias))
+        g_weights: tuple[Tensor | None, ...] = (None,) * 6
+        if trained:
+            g_weights = g_norm, g_norm_bias, _product(g_hidden, normed), g_b_in, _product(update, hidden), g_b_out
+        return g_tokens, None, None, *g_weights
+
+
+def _product(g_outputs: Tensor, inputs: Tensor) -> Tensor:
+    """Gradient of a linear map's weight, fp32."""
+    return (g_outputs.flatten(0, 1).t() @ inputs.flatten(0, 1)).float()
+
+
+def _rows(*tensors: Tensor) -> list[np.ndarray]:
+    """The same memory as kernels take it: [rows, columns], or [columns]; bfloat16 as uint16."""
+    flat = (tensor.detach().flatten(0, -2) if tensor.dim() > 2 else tensor.detach() for tensor in tensors)
+    return [(each.view(torch.uint16) if each.dtype == torch.bfloat16 else each).numpy() for each in flat]
+
+
+def _split(tokens: Tensor, heads: int) -> Tensor:
+    return tokens.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)  # [B, T, W] → [B·H, T, W/H]
+
+
+def _merge(parts: Tensor, heads: int) -> Tensor:
+    return parts.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)  # [B·H, T, W/H] → [B, T, W]
