@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: paper demo report test test-experts lint experts lock clean
+.PHONY: paper demo report test test-experts lint bench experts lock clean
 
 paper: .venv/installed ## the default configuration: results/figures and results/tables
 	snakemake --cores $(CORES)
@@ -17,7 +17,10 @@ report: .venv/installed ## results/report.html, once `paper` is there
 test: .venv/installed ## all tests but those marked slow or experts
 	pytest
 
-test-experts: .venv/installed-experts ## those of the experts' training
+test-bench: .venv/installed-bench ## speed against peers: docs/benchmarks.md (minutes, on an idle machine)
+	python benchmarks/bench.py --table docs/benchmarks.md
+
+experts: .venv/installed-experts ## those of the experts' training
 	pytest -m experts
 
 lint: .venv/installed ## formatting, types of mistakes, workflow practice
@@ -44,6 +47,10 @@ clean: ## the environment; results stay
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --requirement requirements.lock
 	.venv/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/installed-bench: .venv/installed requirements-bench.lock
+	.venv/bin/pip install --quiet --no-deps --requirement requirements-bench.lock
 	touch $@
 
 .venv/installed-experts: .venv/installed requirements-experts.lock
