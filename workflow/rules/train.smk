@@ -16,6 +16,7 @@ rule pretrain:
         f"{RESULTS}/benchmarks/pretrain/{{source}}/seed{{seed}}.tsv"
     conda:
         "../envs/dt.yaml"
+    priority: 1 # every fine-tuning waits for one
     threads: 1
     resources:
         mem_mb=2000,
