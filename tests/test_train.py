@@ -9,10 +9,11 @@ import torch
 from conftest import synthetic
 
 from dt.data import DataError, Trajectories, gather
+from dt.optimiser import Optimiser, action_loss
 from dt.policy import PolicyError, fresh_policy, load_policy, save_policy
 from dt.runs import Run
 from dt.streams import run_stream, stream
-from dt.train import Optimiser, TrainingError, action_loss, train
+from dt.train import TrainingError, train
 
 Data = tuple[Trajectories, dict[str, Any]]
 SCRATCH = Run("scratch", "", "hopper", "", 0)

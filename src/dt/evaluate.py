@@ -29,15 +29,17 @@ class Episode:
     length: int
 
 
-def evaluate(policy: Policy, snapshots: Path, target_return: float, seeds: np.ndarray) -> Iterator[tuple[int, Episode]]:
-    """(epoch, episode) for each snapshot in the file and each reset seed, `seeds: [snapshots, episodes]`."""
+def evaluate(
+    policy: Policy, snapshots: Path, target_return: float, seeds: np.ndarray, skip: int = 0
+) -> Iterator[tuple[int, list[Episode]]]:
+    """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`."""
     environments = [make_environment(policy.task.gymnasium) for _ in range(seeds.shape[1])]
     started = time.perf_counter()
     with safe_open(snapshots, framework="pt") as file:
         epochs = sorted({int(name.split("/")[0]) for name in file.keys()})
         if len(epochs) != len(seeds):
             raise ValueError(f"{snapshots} holds {len(epochs)} snapshots, but there are start seeds for {len(seeds)}")
-        for done, (epoch, starts) in enumerate(zip(epochs, seeds, strict=True), start=1):
+        for done, (epoch, starts) in enumerate(list(zip(epochs, seeds, strict=True))[skip:], start=1):
             weights = {name: file.get_tensor(f"{epoch}/{name}") for name in policy.model.state_dict()}
             policy.model.load_state_dict(weights)
             episodes = roll_out(policy, environments, target_return, [int(seed) for seed in starts])
@@ -45,9 +47,9 @@ def evaluate(policy: Policy, snapshots: Path, target_return: float, seeds: np.nd
             log.info(
                 "epoch %d mean return %.0f mean length %.0f left %.0f s",
                 *(epoch, np.mean([e.total for e in episodes]), np.mean([e.length for e in episodes])),
-                seconds / done * (len(epochs) - done),
+                seconds / done * (len(epochs) - skip - done),
             )
-            yield from ((epoch, episode) for episode in episodes)
+            yield epoch, episodes
     for environment in environments:
         environment.close()
 

@@ -1,4 +1,4 @@
-"""Train one policy: mean-squared error on actions under the mask, AdamW, linear warm-up (Gawri 2023, section 4)."""
+"""Train one policy: epochs of windows, evaluation points, and a checkpoint to go on from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dt.checkpoint import Checkpoint
 from dt.data import DataError, Trajectories, batches, gather
 from dt.environments import time_limit
 from dt.files import write_whole
 from dt.machine import device
-from dt.model import DecisionTransformer
+from dt.optimiser import Optimiser
 from dt.policy import Policy
 from dt.runs import ExpectedError, Run, context_range
 from dt.streams import integer, run_stream
 
 log = logging.getLogger(__name__)
+NO_LOSS = (math.nan, math.nan)  # before the first step
 
 
 class TrainingError(ExpectedError):
@@ -66,71 +69,116 @@ class Training:
             writer.writerows(asdict(point) for point in self.points)
 
 
-def train(policy: Policy, trajectories: Trajectories, run: Run, epochs: int, config: dict[str, Any]) -> Training:
-    """Train the weights of `policy` that require gradients, in place.
+def train(
+    policy: Policy,
+    trajectories: Trajectories,
+    run: Run,
+    epochs: int,
+    config: dict[str, Any],
+    checkpoint: Checkpoint | None = None,
+) -> Training:
+    """Train the weights of `policy` that require gradients, in place, or go on from `checkpoint`.
 
     `config` holds the blocks `data`, `model`, `training` and `evaluation`, and `precision`. Raises DataError if an
-    episode is longer than the time-step embedding, TrainingError if the loss is not finite.
+    episode is longer than the time-step embedding, TrainingError if the loss is not finite, StoppedError on SIGTERM.
     """
     check_time_steps(policy, trajectories)
-    generator = np.random.default_rng(run_stream("batches", run))
+    checkpoint = checkpoint or Checkpoint()
     torch.manual_seed(integer(run_stream("dropout", run)))
     policy.model.train().to(device(config["training"]["device"])).compute_in(config["precision"])
     optimiser = Optimiser(policy, config["training"])
     log.info("%s: %d of %d weights train", run.path, policy.trainable_count, policy.parameter_count)
-    points, snapshots, losses = [_point(policy, 0, 0, [], optimiser)], _snapshot(policy, 0), []
-    started = time.perf_counter()
-    for epoch in range(1, epochs + 1):
-        losses += [optimiser.step(windows) for windows in _epoch(policy, trajectories, config, generator)]
+    progress = Progress.restore(checkpoint, optimiser)
+    if progress is None:
+        progress = Progress(np.random.default_rng(run_stream("batches", run)).bit_generator.state)
+        progress.add_point(policy, 0, optimiser, checkpoint)
+    started, earlier = time.perf_counter(), optimiser.steps
+    while progress.epoch < epochs:
+        epoch, generator = progress.epoch + 1, progress.generator()
+        for windows in _epoch(policy, trajectories, config, generator, skip=progress.batches):
+            progress.losses.append(optimiser.step(windows))
+            progress.batches += 1
+            if checkpoint.due():
+                progress.save(checkpoint, optimiser)
+        progress.epoch, progress.batches, progress.generator_state = epoch, 0, generator.bit_generator.state
         if epoch % config["evaluation"]["every"] == 0 or epoch == epochs:
-            point = _point(policy, epoch, optimiser.steps, losses, optimiser)
+            point = progress.add_point(policy, epoch, optimiser, checkpoint)
             if not np.isfinite(point.loss):
                 raise TrainingError(f"the loss of {run.path} is {point.loss} at epoch {epoch}; lower the learning rate")
-            points.append(point)
-            snapshots |= _snapshot(policy, epoch)
-            losses = []
-            seconds = time.perf_counter() - started
-            log.info(
-                "epoch %d/%d loss %.5f steps/s %.1f left %.0f s",
-                *(epoch, epochs, point.loss, optimiser.steps / seconds, seconds / epoch * (epochs - epoch)),
-            )
+            rate = max(1, optimiser.steps - earlier) / (time.perf_counter() - started)
+            left = optimiser.steps / epoch * (epochs - epoch) / rate
+            log.info("epoch %d/%d loss %.5f steps/s %.1f left %.0f s", epoch, epochs, point.loss, rate, left)
     policy.model.cpu()
-    return Training(points, snapshots)
+    return Training(progress.points, progress.snapshots)
 
 
-class Optimiser:
-    """AdamW with linear warm-up and gradient clipping; the state of one training."""
+@dataclass
+class Progress:
+    """How far a training is: with the optimiser and PyTorch's generator enough to go on as if it had never stopped."""
 
-    def __init__(self, policy: Policy, settings: dict[str, Any]) -> None:
-        self.model, self.settings, self.steps = policy.model, settings, 0
-        self.parameters = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-        self.adamw = torch.optim.AdamW(
-            self.parameters, lr=settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
+    generator_state: dict[str, Any]  # NumPy's, before the batches of the epoch being worked on
+    epoch: int = 0  # finished ones
+    batches: int = 0  # finished ones of the next epoch
+    points: list[Point] = field(default_factory=list)
+    snapshots: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # since the last point
+
+    def generator(self) -> np.random.Generator:
+        generator = np.random.default_rng()
+        generator.bit_generator.state = self.generator_state
+        return generator
+
+    def add_point(self, policy: Policy, epoch: int, optimiser: Optimiser, checkpoint: Checkpoint) -> Point:
+        means = (
+            torch.stack([torch.stack(pair).cpu() for pair in self.losses]).double().mean(0).tolist()
+            if epoch
+            else NO_LOSS
         )
+        rate, counts = optimiser.learning_rate, (policy.trainable_count, policy.parameter_count)
+        point = Point(epoch, optimiser.steps, *means, rate, *counts)
+        snapshot = {f"{epoch}/{name}": tensor.cpu().clone() for name, tensor in policy.model.state_dict().items()}
+        self.points.append(point)
+        self.snapshots |= snapshot
+        self.losses = []
+        checkpoint.write(f"snapshot-{epoch}", snapshot, {})
+        return point
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the next step."""
-        return self.settings["learning_rate"] * min(1.0, (self.steps + 1) / max(1, self.settings["warmup_steps"]))
+    def save(self, checkpoint: Checkpoint, optimiser: Optimiser) -> None:
+        tensors = {"losses": self._losses(), "dropout": torch.get_rng_state(), **optimiser.tensors()}
+        if torch.cuda.is_available():
+            tensors["dropout_cuda"] = torch.cuda.get_rng_state()
+        values = {
+            "generator_state": self.generator_state,
+            "epoch": self.epoch,
+            "batches": self.batches,
+            "steps": optimiser.steps,
+            "points": [asdict(point) for point in self.points],
+        }
+        checkpoint.write("training", tensors, values)
 
-    def step(self, windows: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """One update; returns the loss and the gradient's norm before clipping, both `[]`."""
-        self.adamw.param_groups[0]["lr"] = self.learning_rate
-        loss = action_loss(self.model, **windows)
-        self.adamw.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings["gradient_clip"], foreach=True)
-        self.adamw.step()
-        self.steps += 1
-        return loss.detach(), norm
+    def _losses(self) -> Tensor:
+        return torch.stack([torch.stack(pair).cpu() for pair in self.losses])  # [steps, 2]
 
-
-def action_loss(
-    model: DecisionTransformer, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, mask: Tensor
-) -> Tensor:
-    """Mean-squared error over the action components of the steps under `mask: [B, K] bool`."""
-    errors = (model.actions(states, actions, returns_to_go, timesteps) - actions).square() * mask[:, :, None]
-    return errors.sum() / (mask.sum() * actions.shape[2])
+    @classmethod
+    def restore(cls, checkpoint: Checkpoint, optimiser: Optimiser) -> Progress | None:
+        """As it was saved, the optimiser and its model as well; None if nothing was."""
+        record = checkpoint.read("training")
+        if record is None:
+            return None
+        tensors, values = record
+        snapshots: dict[str, Tensor] = {}
+        for point in values["points"]:
+            snapshot = checkpoint.read(f"snapshot-{point['epoch']}")
+            if snapshot is None:
+                return None
+            snapshots |= snapshot[0]
+        optimiser.restore(tensors, values["steps"])
+        torch.set_rng_state(tensors["dropout"])
+        if "dropout_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["dropout_cuda"])
+        log.info("goes on after step %d", optimiser.steps)
+        points, losses = [Point(**point) for point in values["points"]], [tuple(pair) for pair in tensors["losses"]]
+        return cls(values["generator_state"], values["epoch"], values["batches"], points, snapshots, losses)
 
 
 def check_time_steps(policy: Policy, trajectories: Trajectories) -> None:
@@ -146,19 +194,12 @@ def check_time_steps(policy: Policy, trajectories: Trajectories) -> None:
 
 
 def _epoch(
-    policy: Policy, trajectories: Trajectories, config: dict[str, Any], generator: np.random.Generator
+    policy: Policy, trajectories: Trajectories, config: dict[str, Any], generator: np.random.Generator, skip: int
 ) -> Iterator[dict[str, Tensor]]:
+    """The batches of an epoch but the first `skip`."""
     where = policy.model.final_norm.weight.device
     context, batch_size = context_range(config["model"]["context"]), config["training"]["batch_size"]
-    for chosen in batches(trajectories, config["data"]["sampling"], batch_size, context, generator):
-        windows = gather(trajectories, policy.normalisation, *chosen)
+    chosen = batches(trajectories, config["data"]["sampling"], batch_size, context, generator)
+    for batch in islice(chosen, skip, None):
+        windows = gather(trajectories, policy.normalisation, *batch)
         yield {name: torch.from_numpy(array).to(where, non_blocking=True) for name, array in vars(windows).items()}
-
-
-def _point(policy: Policy, epoch: int, step: int, losses: list[tuple[Tensor, Tensor]], optimiser: Optimiser) -> Point:
-    means = torch.stack([torch.stack(pair) for pair in losses]).double().mean(0).tolist() if losses else [math.nan] * 2
-    return Point(epoch, step, *means, optimiser.learning_rate, policy.trainable_count, policy.parameter_count)
-
-
-def _snapshot(policy: Policy, epoch: int) -> dict[str, Tensor]:
-    return {f"{epoch}/{name}": tensor.detach().cpu().clone() for name, tensor in policy.model.state_dict().items()}

@@ -22,8 +22,10 @@ rule evaluate:
         code=code("evaluate"),
         run=lambda wildcards: json.dumps(Run.from_path(wildcards.run)),
         settings=evaluation_settings,
+        checkpoint=f"{RESULTS}/checkpoints/evaluate/{{run}}",
     message:
         "Evaluate {wildcards.run}"
     shell:
         "python workflow/scripts/evaluate.py --run {params.run:q} --settings {params.settings:q} --policy {input.policy}"
-        " --snapshots {input.snapshots} --training {input.training} --returns {output} > {log} 2>&1"
+        " --snapshots {input.snapshots} --training {input.training} --returns {output}"
+        " --checkpoint {params.checkpoint} > {log} 2>&1"

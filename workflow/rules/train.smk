@@ -14,9 +14,9 @@ rule pretrain:
         f"{RESULTS}/logs/pretrain/{{source}}/seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/pretrain/{{source}}/seed{{seed}}.tsv"
+    priority: 1  # every fine-tuning waits for one
     conda:
         "../envs/dt.yaml"
-    priority: 1 # every fine-tuning waits for one
     threads: 1
     resources:
         mem_mb=2000,
@@ -26,13 +26,15 @@ rule pretrain:
         run=lambda wildcards: run_json("pretrain", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.source),
         epochs=config["training"]["pretrain_epochs"],
+        checkpoint=f"{RESULTS}/checkpoints/pretrain/{{source}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
     message:
         "Pre-train on {wildcards.source}, seed {wildcards.seed}"
     shell:
         "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays}"
-        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots} > {log} 2>&1"
+        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
+        " --checkpoint {params.checkpoint} > {log} 2>&1"
 
 
 rule finetune:
@@ -61,13 +63,15 @@ rule finetune:
         run=lambda wildcards: run_json("finetune", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.target),
         epochs=config["training"]["epochs"],
+        checkpoint=f"{RESULTS}/checkpoints/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
     message:
         "Fine-tune {wildcards.source} on {wildcards.target}, {wildcards.strategy}, seed {wildcards.seed}"
     shell:
         "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays} --source-policy {input.source_policy}"
-        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots} > {log} 2>&1"
+        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
+        " --checkpoint {params.checkpoint} > {log} 2>&1"
 
 
 rule scratch:
@@ -93,10 +97,12 @@ rule scratch:
         run=lambda wildcards: run_json("scratch", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.target),
         epochs=config["training"]["epochs"],
+        checkpoint=f"{RESULTS}/checkpoints/scratch/{{target}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
     message:
         "Train from scratch on {wildcards.target}, seed {wildcards.seed}"
     shell:
         "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays}"
-        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots} > {log} 2>&1"
+        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
+        " --checkpoint {params.checkpoint} > {log} 2>&1"

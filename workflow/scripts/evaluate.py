@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
 from dt.evaluate import evaluate as evaluate_policy
+from dt.fingerprint import fingerprint
 from dt.machine import use_one_thread
 from dt.policy import load_policy
 from dt.scores import read_steps, score, write_returns
@@ -19,6 +21,7 @@ def evaluate() -> None:
     arguments.add_argument("--snapshots", type=Path, required=True)
     arguments.add_argument("--training", type=Path, required=True, help="table of the run's evaluation points")
     arguments.add_argument("--returns", type=Path, required=True, help="table to write")
+    arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
     steps = read_steps(given.training)
@@ -27,19 +30,26 @@ def evaluate() -> None:
     seeds = np.reshape(seeds, (len(steps), episodes))
     policy = load_policy(given.policy)
     policy.model.compute_in(given.settings["precision"])
-    rows = [
-        {
-            **given.run._asdict(),
-            "epoch": epoch,
-            "step": steps[epoch],
-            "episode": episode.episode,
-            "return": episode.total,
-            "length": episode.length,
-            "score": score(episode.total, given.settings["reference"]),
-        }
-        for epoch, episode in evaluate_policy(policy, given.snapshots, given.settings["target_return"], seeds)
-    ]
+    key = digest(fingerprint(Path(__file__)), given.run, given.settings, given.policy, given.snapshots)
+    checkpoint = Checkpoint(given.checkpoint, key)
+    _, values = checkpoint.read("rows") or ({}, {"rows": []})
+    rows, target_return = values["rows"], given.settings["target_return"]
+    for epoch, finished in evaluate_policy(policy, given.snapshots, target_return, seeds, len(rows) // episodes):
+        rows += [
+            {
+                **given.run._asdict(),
+                "epoch": epoch,
+                "step": steps[epoch],
+                "episode": episode.episode,
+                "return": episode.total,
+                "length": episode.length,
+                "score": score(episode.total, given.settings["reference"]),
+            }
+            for episode in finished
+        ]
+        checkpoint.write("rows", {}, {"rows": rows})
     write_returns(given.returns, rows)
+    checkpoint.remove()
 
 
 if __name__ == "__main__":

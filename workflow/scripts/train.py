@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
 from dt.data import Trajectories
+from dt.fingerprint import fingerprint
 from dt.machine import use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
 from dt.streams import run_stream
@@ -22,6 +24,7 @@ def train() -> None:
     arguments.add_argument("--policy", type=Path, required=True, help="to write")
     arguments.add_argument("--training", type=Path, required=True, help="table of evaluation points, to write")
     arguments.add_argument("--snapshots", type=Path, required=True, help="weights at evaluation points, to write")
+    arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
     run, statistics = given.run, json.loads(given.stats.read_text())
@@ -29,9 +32,14 @@ def train() -> None:
     if given.source_policy:
         adapt(load_policy(given.source_policy), policy)
         freeze(policy, run.strategy)
-    result = train_policy(policy, Trajectories.open(given.arrays), run, given.epochs, given.settings)
+    made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
+    key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, *made_from)
+    checkpoint = Checkpoint(given.checkpoint, key)
+    checkpoint.stop_on_sigterm()
+    result = train_policy(policy, Trajectories.open(given.arrays), run, given.epochs, given.settings, checkpoint)
     result.save(given.training, given.snapshots)
     save_policy(policy, given.policy)
+    checkpoint.remove()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""What a killed job goes on from: files in a folder of their own, since Snakemake deletes a failed job's outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dt.files import write_whole
+from dt.runs import ExpectedError
+
+SECONDS = 5.0  # of work that a kill may cost
+METADATA_KEY = "checkpoint"
+log = logging.getLogger(__name__)
+
+
+class StoppedError(ExpectedError):
+    """The job was asked to stop, and has saved what it did."""
+
+
+class Checkpoint:
+    """Named records of tensors and plain values, in `folder`; without a folder nothing is written or found.
+
+    `key` says what the job is made from: records of another key are deleted.
+    """
+
+    def __init__(self, folder: Path | None = None, key: str = "") -> None:
+        self.folder = folder / key if folder else None
+        self.saved = time.monotonic()
+        self.stopping = False
+        for other in folder.iterdir() if folder and folder.is_dir() else ():
+            if other != self.folder:
+                shutil.rmtree(other)
+
+    def stop_on_sigterm(self) -> None:
+        """From now on SIGTERM makes the next `due` true, and the write that follows raise StoppedError."""
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+
+    def due(self) -> bool:
+        """Whether SECONDS have passed since the last write, or the job is to stop."""
+        return self.folder is not None and (self.stopping or time.monotonic() - self.saved > SECONDS)
+
+    def write(self, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Raises StoppedError once it is written, if the job is to stop."""
+        if self.folder is None:
+            return
+        metadata = {METADATA_KEY: json.dumps(values)}
+        write_whole(
+            self.folder / f"{name}.safetensors", lambda unfinished: save_file(tensors, unfinished, metadata=metadata)
+        )
+        self.saved = time.monotonic()
+        if self.stopping:
+            raise StoppedError(f"stopped by SIGTERM; the next start goes on from {self.folder}")
+
+    def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """None if there is no such record, or none that can be read."""
+        path = self.folder / f"{name}.safetensors" if self.folder else None
+        if path is None or not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                values = json.loads((file.metadata() or {})[METADATA_KEY])
+                return {key: file.get_tensor(key) for key in file.keys()}, values
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            log.warning("%s cannot be read, so the job begins anew: %s", path, error)
+            return None
+
+    def remove(self) -> None:
+        """Once the outputs are written."""
+        if self.folder:
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+
+def digest(*parts: Any) -> str:
+    """A key from plain values and the contents of files (`Path`s)."""
+    result = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else json.dumps(part, sort_keys=True).encode()
+        result.update(hashlib.sha256(content).digest())
+    return result.hexdigest()[:16]

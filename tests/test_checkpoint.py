@@ -1,0 +1,132 @@
+"""A training that is stopped anywhere and started again ends with the bytes of one that never stopped."""
+
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dt import checkpoint as module
+from dt.checkpoint import Checkpoint, StoppedError, digest
+from dt.data import Trajectories
+from dt.policy import fresh_policy, save_policy
+from dt.runs import Run
+from dt.streams import stream
+from dt.train import train
+from dt.transfer import freeze
+
+RUN = Run("finetune", "walker2d", "hopper", "unfreeze1", 0)
+OUTPUTS = ("training.csv", "snapshots.safetensors", "policy.safetensors")
+Data = tuple[Trajectories, dict[str, Any]]
+
+
+class DueAt(Checkpoint):
+    """Due after the given numbers of steps of this process; asked to stop at the last."""
+
+    def __init__(self, folder: Path, *steps: int) -> None:
+        super().__init__(folder, "key")
+        self.steps, self.count = steps, 0
+
+    def due(self) -> bool:
+        self.count += 1
+        self.stopping = self.count == self.steps[-1]
+        return self.count in self.steps
+
+
+def outputs(config: dict[str, Any], data: Data, folder: Path, *stops: tuple[int, ...]) -> dict[str, bytes]:
+    """Those of a training that is stopped as often as `stops` says, each by a process of its own."""
+    config["training"]["epochs"] = 4
+    for steps in (*stops, None):
+        torch.manual_seed(hash(steps))  # whatever another process did before
+        policy = fresh_policy("hopper", config, data[1], stream(7))
+        freeze(policy, RUN.strategy)
+        checkpoint = DueAt(folder / "checkpoint", *steps) if steps else Checkpoint(folder / "checkpoint", "key")
+        if steps:
+            with pytest.raises(StoppedError, match="goes on from"):
+                train(policy, data[0], RUN, 4, config, checkpoint)
+        else:
+            train(policy, data[0], RUN, 4, config, checkpoint).save(folder / OUTPUTS[0], folder / OUTPUTS[1])
+            save_policy(policy, folder / OUTPUTS[2])
+            checkpoint.remove()
+    assert not (folder / "checkpoint").exists()
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [
+        [(1,)],  # in the first epoch
+        [(3,)],  # at the end of an epoch
+        [(2, 5)],  # a second record over a first
+        [(7,), (1,), (2,)],  # three times, once before anything new
+        [(11,)],  # just before the end
+    ],
+)
+def test_a_stopped_training_goes_on_to_the_same_bytes(
+    config: dict[str, Any], hopper: Data, tmp_path: Path, stops: list[tuple[int, ...]]
+) -> None:
+    assert len(hopper[0].lengths) // config["training"]["batch_size"] == 3  # steps per epoch
+    expected = outputs(config, hopper, tmp_path / "undisturbed")
+    assert outputs(config, hopper, tmp_path / "stopped", *stops) == expected
+
+
+@pytest.mark.parametrize("context", [[2, 4], 4])
+def test_windows_of_random_length_resume_too(
+    config: dict[str, Any], hopper: Data, tmp_path: Path, context: int | list[int]
+) -> None:
+    config["model"]["context"] = context
+    expected = outputs(config, hopper, tmp_path / "undisturbed")
+    assert outputs(config, hopper, tmp_path / "stopped", (4,), (3,)) == expected
+
+
+def test_sigterm_saves_and_stops_at_the_next_step(config: dict[str, Any], hopper: Data, tmp_path: Path) -> None:
+    policy = fresh_policy("hopper", config, hopper[1], stream(7))
+    checkpoint, before = Checkpoint(tmp_path / "checkpoint", "key"), signal.getsignal(signal.SIGTERM)
+    checkpoint.stop_on_sigterm()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            train(policy, hopper[0], RUN, 4, config, checkpoint)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list((tmp_path / "checkpoint/key").glob("*.safetensors"))
+
+
+def test_time_makes_a_record_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint(tmp_path, "key")
+    assert not checkpoint.due()
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    assert checkpoint.due()
+    assert not Checkpoint().due()
+
+
+def test_records_of_another_key_are_deleted_and_those_of_this_key_kept(tmp_path: Path) -> None:
+    Checkpoint(tmp_path, "old").write("record", {"a": torch.ones(2)}, {"b": [1.5, None]})
+    again = Checkpoint(tmp_path, "old").read("record")
+    assert again is not None
+    assert torch.equal(again[0]["a"], torch.ones(2))
+    assert again[1] == {"b": [1.5, None]}
+    assert Checkpoint(tmp_path, "new").read("record") is None
+    assert not (tmp_path / "old").exists()
+
+
+def test_a_record_cut_off_is_named_and_the_job_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = Checkpoint(tmp_path, "key")
+    checkpoint.write("record", {"a": torch.ones(200)}, {})
+    path = tmp_path / "key/record.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.read("record") is None
+    assert "record.safetensors cannot be read" in caplog.text
+
+
+def test_a_key_depends_on_values_and_on_the_contents_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("a")
+    first = digest({"a": 1}, path)
+    assert digest({"a": 1}, path) == first
+    assert digest({"a": 2}, path) != first
+    path.write_text("b")
+    assert digest({"a": 1}, path) != first
