@@ -1,7 +1,10 @@
 """A training that is stopped anywhere and started again ends with the bytes of one that never stopped."""
 
 import logging
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ def outputs(config: dict[str, Any], data: Data, folder: Path, *stops: tuple[int,
         if steps:
             with pytest.raises(StoppedError, match="goes on from"):
                 train(policy, data[0], RUN, 4, config, checkpoint)
+            checkpoint.lock.close()  # as when a process ends
         else:
             train(policy, data[0], RUN, 4, config, checkpoint).save(folder / OUTPUTS[0], folder / OUTPUTS[1])
             save_policy(policy, folder / OUTPUTS[2])
@@ -103,13 +107,35 @@ def test_time_makes_a_record_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_records_of_another_key_are_deleted_and_those_of_this_key_kept(tmp_path: Path) -> None:
-    Checkpoint(tmp_path, "old").write("record", {"a": torch.ones(2)}, {"b": [1.5, None]})
-    again = Checkpoint(tmp_path, "old").read("record")
+    first = Checkpoint(tmp_path, "old")
+    first.write("record", {"a": torch.ones(2)}, {"b": [1.5, None]})
+    first.lock.close()
+    second = Checkpoint(tmp_path, "old")
+    again = second.read("record")
+    second.lock.close()
     assert again is not None
     assert torch.equal(again[0]["a"], torch.ones(2))
     assert again[1] == {"b": [1.5, None]}
     assert Checkpoint(tmp_path, "new").read("record") is None
     assert not (tmp_path / "old").exists()
+
+
+def test_a_second_process_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> None:
+    program = (
+        "import logging, sys; from pathlib import Path; from dt.checkpoint import Checkpoint; logging.basicConfig();"
+        f"Checkpoint(Path({str(tmp_path / 'job')!r}), 'key').remove(); print('had it')"
+    )
+    first = Checkpoint(tmp_path / "job", "key")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as second:
+        assert second.stderr is not None
+        assert f"waiting for process {os.getpid()} on" in second.stderr.readline()
+        assert second.poll() is None
+        first.remove()  # the second one finds its file gone, and makes the next
+        first.lock.close()
+        output, _ = second.communicate(timeout=60)
+    assert output == "had it\n"
+    assert not (tmp_path / "job").exists()
 
 
 def test_a_record_cut_off_is_named_and_the_job_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
+import platform
 import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,16 +33,19 @@ class StoppedError(ExpectedError):
 class Checkpoint:
     """Named records of tensors and plain values, in `folder`; without a folder nothing is written or found.
 
-    `key` says what the job is made from: records of another key are deleted.
+    `key` says what the job is made from: records of another key are deleted. One process at a time has the folder, and so
+    writes the job's outputs: another one, started after Snakemake was killed and left its jobs behind, waits.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "") -> None:
         self.folder = folder / key if folder else None
         self.saved = time.monotonic()
         self.stopping = False
-        for other in folder.iterdir() if folder and folder.is_dir() else ():
-            if other != self.folder:
-                shutil.rmtree(other)
+        if folder:
+            self.lock = _lock(folder)
+            for other in folder.iterdir():
+                if other.is_dir() and other != self.folder:
+                    shutil.rmtree(other)
 
     def stop_on_sigterm(self) -> None:
         """From now on SIGTERM makes the next `due` true, and the write that follows raise StoppedError."""
@@ -78,6 +84,32 @@ class Checkpoint:
         """Once the outputs are written."""
         if self.folder:
             shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+
+def _lock(folder: Path) -> TextIO:
+    """The folder's lock file, held until the process ends."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = (folder / "lock").open("a+")
+        except FileNotFoundError:  # the folder's last owner has just removed it
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            log.warning("waiting for process %s, which writes the same outputs", file.read() or "?")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            current = os.path.samestat(os.fstat(file.fileno()), (folder / "lock").stat())
+        except FileNotFoundError:
+            current = False
+        if current:
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}")
+            file.flush()
+            return file
+        file.close()
 
 
 def digest(*parts: Any) -> str:
