@@ -33,8 +33,8 @@ class StoppedError(ExpectedError):
 class Checkpoint:
     """Named records of tensors and plain values, in `folder`; without a folder nothing is written or found.
 
-    `key` says what the job is made from: records of another key are deleted. One process at a time has the folder, and so
-    writes the job's outputs: another one, started after Snakemake was killed and left its jobs behind, waits.
+    `key` says what the job is made from: records of another key are deleted. One process at a time has the folder, and
+    so writes the job's outputs: another one, started after Snakemake was killed and left its jobs behind, waits.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "") -> None:
