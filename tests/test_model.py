@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
-from dt.model import Architecture, DecisionTransformer, dropout
+from dt.dropout import dropout
+from dt.model import Architecture, DecisionTransformer
 
 SIZES = [  # state, action, layers, width, heads, activation, K
     (17, 6, 3, 128, 1, "relu", 20),

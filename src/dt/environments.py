@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import gymnasium
-import mujoco
 
 from dt.runs import ExpectedError
 
@@ -21,6 +20,8 @@ def make_environment(env_id: str) -> gymnasium.Env:
 
     Raises EnvironmentNameError as `time_limit` does.
     """
+    import mujoco  # here, for who only asks for a time limit
+
     time_limit(env_id)
     mujoco.set_mju_user_warning(_log_warning)  # its default is a file in the working directory
     return gymnasium.make(env_id, disable_env_checker=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dt.fused import Attention, Dropout, Mlp
+from dt.dropout import dropout
 
 INITIAL_STD = 0.02  # GPT-2's (Radford et al. 2019, section 2.3), as in Hugging Face's DecisionTransformerModel
 MLP_FACTOR = 4
@@ -56,6 +56,8 @@ class Layer(nn.Module):
     def forward(self, tokens: Tensor, wanted: slice = slice(None)) -> Tensor:
         """[B, T, W] → the tokens `wanted` of the result, [B, T', W]; the others are keys and values only."""
         if self.training and tokens.device.type == "cpu" and self.activation is functional.relu:
+            from dt.fused import Attention, Mlp  # Numba takes 0.3 s to import; who only evaluates does not wait for it
+
             weights = list(self.parameters())
             tokens = Attention.apply(tokens, wanted, self.heads, self.dropout, self.products, *weights[:6])
             return Mlp.apply(tokens, self.dropout, self.products, *weights[6:])
@@ -178,10 +180,3 @@ class DecisionTransformer(nn.Module):
             else:
                 into_residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
                 nn.init.normal_(parameter, std=residual_std if into_residual else INITIAL_STD, generator=generator)
-
-
-def dropout(tokens: Tensor, probability: float, training: bool) -> Tensor:
-    """`functional.dropout`; on a CPU with cheaper draws."""
-    if not training or probability == 0 or tokens.device.type != "cpu":
-        return functional.dropout(tokens, probability, training)
-    return tokens * Dropout(probability).factors(tokens.shape)
