@@ -1,4 +1,4 @@
-"""Dropout with cheap draws on a CPU: a random byte per element instead of a Bernoulli sample; the probability is exact."""
+"""Dropout with cheap draws on a CPU: a random byte per element, not a Bernoulli sample; the probability is exact."""
 
 from __future__ import annotations
 
