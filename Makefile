@@ -17,10 +17,10 @@ report: .venv/installed ## results/report.html, once `paper` is there
 test: .venv/installed ## all tests but those marked slow or experts
 	pytest
 
-test-bench: .venv/installed-bench ## speed against peers: docs/benchmarks.md (minutes, on an idle machine)
+bench: .venv/installed-bench ## speed against peers: docs/benchmarks.md (minutes, on an idle machine)
 	python benchmarks/bench.py --table docs/benchmarks.md
 
-experts: .venv/installed-experts ## those of the experts' training
+test-experts: .venv/installed-experts ## those of the experts' training
 	pytest -m experts
 
 lint: .venv/installed ## formatting, types of mistakes, workflow practice

@@ -20,6 +20,7 @@ from dt.streams import stream
 from dt.train import train
 from dt.transfer import freeze
 
+KEY, OTHER_KEY = digest("this"), digest("other")
 RUN = Run("finetune", "walker2d", "hopper", "unfreeze1", 0)
 OUTPUTS = ("training.csv", "snapshots.safetensors", "policy.safetensors")
 Data = tuple[Trajectories, dict[str, Any]]
@@ -29,7 +30,7 @@ class DueAt(Checkpoint):
     """Due after the given numbers of steps of this process; asked to stop at the last."""
 
     def __init__(self, folder: Path, *steps: int) -> None:
-        super().__init__(folder, "key")
+        super().__init__(folder, KEY)
         self.steps, self.count = steps, 0
 
     def due(self) -> bool:
@@ -45,7 +46,7 @@ def outputs(config: dict[str, Any], data: Data, folder: Path, *stops: tuple[int,
         torch.manual_seed(hash(steps))  # whatever another process did before
         policy = fresh_policy("hopper", config, data[1], stream(7))
         freeze(policy, RUN.strategy)
-        checkpoint = DueAt(folder / "checkpoint", *steps) if steps else Checkpoint(folder / "checkpoint", "key")
+        checkpoint = DueAt(folder / "checkpoint", *steps) if steps else Checkpoint(folder / "checkpoint", KEY)
         if steps:
             with pytest.raises(StoppedError, match="goes on from"):
                 train(policy, data[0], RUN, 4, config, checkpoint)
@@ -87,7 +88,7 @@ def test_windows_of_random_length_resume_too(
 
 def test_sigterm_saves_and_stops_at_the_next_step(config: dict[str, Any], hopper: Data, tmp_path: Path) -> None:
     policy = fresh_policy("hopper", config, hopper[1], stream(7))
-    checkpoint, before = Checkpoint(tmp_path / "checkpoint", "key"), signal.getsignal(signal.SIGTERM)
+    checkpoint, before = Checkpoint(tmp_path / "checkpoint", KEY), signal.getsignal(signal.SIGTERM)
     checkpoint.stop_on_sigterm()
     try:
         signal.raise_signal(signal.SIGTERM)
@@ -95,53 +96,91 @@ def test_sigterm_saves_and_stops_at_the_next_step(config: dict[str, Any], hopper
             train(policy, hopper[0], RUN, 4, config, checkpoint)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert list((tmp_path / "checkpoint/key").glob("*.safetensors"))
+    record = checkpoint.read("training")
+    assert record is not None
+    assert record[1]["steps"] == 1
+
+
+def test_frequent_evaluation_points_do_not_put_a_record_off(
+    config: dict[str, Any], hopper: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A point after every epoch, 3 steps of 2 seconds; a record is due after more than 5."""
+    seconds = iter(range(0, 10**6, 2))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(seconds)))
+    written: list[str] = []
+    write = Checkpoint.write
+    monkeypatch.setattr(Checkpoint, "write", lambda self, name, *rest: (written.append(name), write(self, name, *rest)))
+    policy = fresh_policy("hopper", config, hopper[1], stream(7))
+    train(policy, hopper[0], RUN, 4, config, Checkpoint(tmp_path / "checkpoint", KEY))
+    assert len(written) >= 12 * 2 // 8
+
+
+def test_a_folder_that_is_not_a_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    Checkpoint(tmp_path, KEY).remove()
+    assert (tmp_path / "mine/thesis.txt").exists()
+    with pytest.raises(ValueError, match="16 hexadecimal digits"):
+        Checkpoint(tmp_path, "")
 
 
 def test_time_makes_a_record_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = Checkpoint(tmp_path, "key")
+    checkpoint = Checkpoint(tmp_path, KEY)
     assert not checkpoint.due()
-    monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
     assert checkpoint.due()
     assert not Checkpoint().due()
 
 
 def test_records_of_another_key_are_deleted_and_those_of_this_key_kept(tmp_path: Path) -> None:
-    first = Checkpoint(tmp_path, "old")
+    first = Checkpoint(tmp_path, OTHER_KEY)
     first.write("record", {"a": torch.ones(2)}, {"b": [1.5, None]})
     first.lock.close()
-    second = Checkpoint(tmp_path, "old")
+    second = Checkpoint(tmp_path, OTHER_KEY)
     again = second.read("record")
     second.lock.close()
     assert again is not None
     assert torch.equal(again[0]["a"], torch.ones(2))
     assert again[1] == {"b": [1.5, None]}
-    assert Checkpoint(tmp_path, "new").read("record") is None
-    assert not (tmp_path / "old").exists()
+    assert Checkpoint(tmp_path, KEY).read("record") is None
+    assert not (tmp_path / OTHER_KEY).exists()
 
 
-def test_a_second_process_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> None:
+def test_a_second_process_asks_the_first_to_stop_and_goes_on(tmp_path: Path) -> None:
     program = (
         "import logging, sys; from pathlib import Path; from dt.checkpoint import Checkpoint; logging.basicConfig();"
-        f"Checkpoint(Path({str(tmp_path / 'job')!r}), 'key').remove(); print('had it')"
+        f"checkpoint = Checkpoint(Path({str(tmp_path / 'job')!r}), {KEY!r});"
+        "print(checkpoint.read('record')[1]); checkpoint.remove()"
     )
-    first = Checkpoint(tmp_path / "job", "key")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", program], **pipes) as second:
-        assert second.stderr is not None
-        assert f"waiting for process {os.getpid()} on" in second.stderr.readline()
-        assert second.poll() is None
-        first.remove()  # the second one finds its file gone, and makes the next
-        first.lock.close()
-        output, _ = second.communicate(timeout=60)
-    assert output == "had it\n"
+    first, before = Checkpoint(tmp_path / "job", KEY), signal.getsignal(signal.SIGTERM)
+    first.stop_on_sigterm()
+    try:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen([sys.executable, "-c", program], **pipes) as second:
+            assert second.stderr is not None
+            assert f"waiting for process {os.getpid()} " in second.stderr.readline()
+            while not first.due():
+                assert second.poll() is None
+            with pytest.raises(StoppedError):
+                first.write("record", {}, {"done": 3})
+            first.lock.close()  # as when a process ends
+            output, _ = second.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert output == "{'done': 3}\n"
     assert not (tmp_path / "job").exists()
 
 
+def test_a_lock_file_removed_meanwhile_is_made_again(tmp_path: Path) -> None:
+    first = Checkpoint(tmp_path / "job", KEY)
+    first.remove()
+    assert Checkpoint(tmp_path / "job", KEY).lock.name == str(tmp_path / "job/lock")  # although the first holds its own
+
+
 def test_a_record_cut_off_is_named_and_the_job_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoint = Checkpoint(tmp_path, "key")
+    checkpoint = Checkpoint(tmp_path, KEY)
     checkpoint.write("record", {"a": torch.ones(200)}, {})
-    path = tmp_path / "key/record.safetensors"
+    path = tmp_path / KEY / "record.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
         assert checkpoint.read("record") is None

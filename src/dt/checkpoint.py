@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,8 +24,10 @@ from torch import Tensor
 from dt.files import write_whole
 from dt.runs import ExpectedError
 
-SECONDS = 5.0  # of work that a kill may cost
+SAVE_EVERY = 5.0  # seconds of work that a kill may cost
 METADATA_KEY = "checkpoint"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without flock(2)
+KEY = re.compile("[0-9a-f]{16}")
 log = logging.getLogger(__name__)
 
 
@@ -33,39 +38,45 @@ class StoppedError(ExpectedError):
 class Checkpoint:
     """Named records of tensors and plain values, in `folder`; without a folder nothing is written or found.
 
-    `key` says what the job is made from: records of another key are deleted. One process at a time has the folder, and
-    so writes the job's outputs: another one, started after Snakemake was killed and left its jobs behind, waits.
+    `key`, a `digest`, says what the job is made from: records of another key are deleted. One process at a time has the
+    folder, and so writes the job's outputs: another one, started after Snakemake was killed and left its jobs behind,
+    asks the first to stop, waits for it and goes on from there.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "") -> None:
         self.folder = folder / key if folder else None
-        self.saved = time.monotonic()
+        self.saved_at = time.monotonic()
         self.stopping = False
         if folder:
+            if not KEY.fullmatch(key):
+                raise ValueError(f"found {key!r}; a key is 16 hexadecimal digits")
             self.lock = _lock(folder)
             for other in folder.iterdir():
-                if other.is_dir() and other != self.folder:
+                if other != self.folder and KEY.fullmatch(other.name):
                     shutil.rmtree(other)
 
     def stop_on_sigterm(self) -> None:
         """From now on SIGTERM makes the next `due` true, and the write that follows raise StoppedError."""
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        if self.folder:
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
 
     def due(self) -> bool:
-        """Whether SECONDS have passed since the last write, or the job is to stop."""
-        return self.folder is not None and (self.stopping or time.monotonic() - self.saved > SECONDS)
+        """Whether SAVE_EVERY has passed since a record that one can go on from, or the job is to stop."""
+        return self.folder is not None and (self.stopping or time.monotonic() - self.saved_at > SAVE_EVERY)
 
     def write(self, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Raises StoppedError once it is written, if the job is to stop."""
-        if self.folder is None:
-            return
-        metadata = {METADATA_KEY: json.dumps(values)}
-        write_whole(
-            self.folder / f"{name}.safetensors", lambda unfinished: save_file(tensors, unfinished, metadata=metadata)
-        )
-        self.saved = time.monotonic()
-        if self.stopping:
-            raise StoppedError(f"stopped by SIGTERM; the next start goes on from {self.folder}")
+        """A record that the job can go on from; raises StoppedError once it is written, if the job is to stop."""
+        if self.folder:
+            self.write_part(name, tensors, values)
+            self.saved_at = time.monotonic()
+            if self.stopping:
+                raise StoppedError(f"stopped by SIGTERM; the next start goes on from {self.folder}")
+
+    def write_part(self, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """A record that another one, written later, needs."""
+        if self.folder:
+            path, metadata = self.folder / f"{name}.safetensors", {METADATA_KEY: json.dumps(values)}
+            write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=metadata))
 
     def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """None if there is no such record, or none that can be read."""
@@ -83,11 +94,14 @@ class Checkpoint:
     def remove(self) -> None:
         """Once the outputs are written."""
         if self.folder:
-            shutil.rmtree(self.folder.parent, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            (self.folder.parent / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # something else lies there
+                self.folder.parent.rmdir()
 
 
 def _lock(folder: Path) -> TextIO:
-    """The folder's lock file, held until the process ends."""
+    """The folder's lock file, held until the process ends; it names the process."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -97,19 +111,33 @@ def _lock(folder: Path) -> TextIO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            log.warning("waiting for process %s, which writes the same outputs", file.read() or "?")
+            _ask_to_stop(file)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            log.warning("%s cannot be locked (%s): start no second Snakemake on these results", folder, error)
         try:
             current = os.path.samestat(os.fstat(file.fileno()), (folder / "lock").stat())
         except FileNotFoundError:
             current = False
         if current:
             file.truncate(0)
-            file.write(f"{os.getpid()} on {platform.node()}")
+            file.write(f"{os.getpid()} {platform.node()}")
             file.flush()
             return file
         file.close()
+
+
+def _ask_to_stop(file: TextIO) -> None:
+    """Send SIGTERM to the process that holds the lock, if it runs on this machine."""
+    file.seek(0)
+    owner = file.read()
+    log.warning("waiting for process %s, which writes the same outputs", owner or "?")
+    pid, _, node = owner.partition(" ")
+    if pid.isdecimal() and node == platform.node():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(int(pid), signal.SIGTERM)
 
 
 def digest(*parts: Any) -> str:

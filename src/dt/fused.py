@@ -1,7 +1,7 @@
 """The two halves of an encoder layer with their backward passes written out, for training on a CPU.
 
 They compute what `model.Layer.plain` computes, and the same gradients, in fewer passes over memory than autograd's.
-Matrix products are PyTorch's, in fp32 or bf16; the rest is fp32, in `dt.kernels`.
+Linear maps and matrix products are PyTorch's, in fp32 or bf16; the rest is fp32, in `dt.kernels` but for the softmax.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context, tokens, wanted, heads, probability, products, *weights):
+    def forward(ctx, tokens, wanted, heads, probability, products, *weights):
         norm, norm_bias, w_in, b_in, w_out, b_out = weights
+        tokens = tokens.contiguous()
         width, dropout = tokens.shape[2], Dropout(probability)
         w_in, b_in, w_out = w_in.to(products), b_in.to(products), w_out.to(products)
         normed, moments = torch.empty_like(tokens, dtype=products), tokens.new_empty(len(tokens), tokens.shape[1], 2)
@@ -45,16 +46,16 @@ class Attention(torch.autograd.Function):
         result, kept_out = tokens[:, wanted].clone(memory_format=torch.contiguous_format), dropout.draw(mixed.shape)
         kernels.add_dropped(*_rows(mixed @ w_out.t(), b_out), kept_out, dropout.scale, *_rows(result))
         saved = tokens, norm, w_in, w_out, normed, moments, query, key, value, attention, dropped, mixed
-        context.save_for_backward(*saved)
-        context.plan = wanted, heads, factor, dropout, kept, kept_out
+        ctx.save_for_backward(*saved)
+        ctx.plan = wanted, heads, factor, dropout, kept, kept_out
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(context, gradient):
-        tokens, norm, w_in, w_out, normed, moments, query, key, value, attention, dropped, mixed = context.saved_tensors
-        wanted, heads, factor, dropout, kept, kept_out = context.plan
-        gradient, width, trained = gradient.contiguous(), tokens.shape[2], context.needs_input_grad[5]
+    def backward(ctx, gradient):
+        tokens, norm, w_in, w_out, normed, moments, query, key, value, attention, dropped, mixed = ctx.saved_tensors
+        wanted, heads, factor, dropout, kept, kept_out = ctx.plan
+        gradient, width, trained = gradient.contiguous(), tokens.shape[2], ctx.needs_input_grad[5]
         update, g_b_out = torch.empty_like(mixed), gradient.new_zeros(width)
         kernels.drop_and_sum(*_rows(gradient), kept_out, dropout.scale, *_rows(update, g_b_out))
         g_mixed = _split(update @ w_out, heads)
@@ -92,8 +93,9 @@ class Mlp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context, tokens, probability, products, *weights):
+    def forward(ctx, tokens, probability, products, *weights):
         norm, norm_bias, w_in, b_in, w_out, b_out = weights
+        tokens = tokens.contiguous()
         w_in, w_out, dropout = w_in.to(products), w_out.to(products), Dropout(probability)
         normed, moments = torch.empty_like(tokens, dtype=products), tokens.new_empty(len(tokens), tokens.shape[1], 2)
         kernels.norm(*_rows(tokens, norm, norm_bias, normed, moments))
@@ -101,16 +103,16 @@ class Mlp(torch.autograd.Function):
         kernels.relu(*_rows(hidden, b_in))
         result, kept = tokens.clone(), dropout.draw(tokens.shape)
         kernels.add_dropped(*_rows(hidden @ w_out.t(), b_out), kept, dropout.scale, *_rows(result))
-        context.save_for_backward(tokens, norm, w_in, w_out, normed, moments, hidden)
-        context.plan = dropout, kept
+        ctx.save_for_backward(tokens, norm, w_in, w_out, normed, moments, hidden)
+        ctx.plan = dropout, kept
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(context, gradient):
-        tokens, norm, w_in, w_out, normed, moments, hidden = context.saved_tensors
-        dropout, kept = context.plan
-        gradient, width, trained = gradient.contiguous(), tokens.shape[2], context.needs_input_grad[3]
+    def backward(ctx, gradient):
+        tokens, norm, w_in, w_out, normed, moments, hidden = ctx.saved_tensors
+        dropout, kept = ctx.plan
+        gradient, width, trained = gradient.contiguous(), tokens.shape[2], ctx.needs_input_grad[3]
         update, g_b_out = torch.empty_like(normed), gradient.new_zeros(width)
         kernels.drop_and_sum(*_rows(gradient), kept, dropout.scale, *_rows(update, g_b_out))
         g_hidden, g_b_in = update @ w_out, gradient.new_zeros(len(w_in))
@@ -130,7 +132,7 @@ def _product(g_outputs: Tensor, inputs: Tensor) -> Tensor:
 
 def _rows(*tensors: Tensor) -> list[np.ndarray]:
     """The same memory as kernels take it: [rows, columns], or [columns]; bfloat16 as uint16."""
-    flat = (tensor.detach().flatten(0, -2) if tensor.dim() > 2 else tensor.detach() for tensor in tensors)
+    flat = (tensor.detach().view(-1, tensor.shape[-1]) if tensor.dim() > 2 else tensor.detach() for tensor in tensors)
     return [(each.view(torch.uint16) if each.dtype == torch.bfloat16 else each).numpy() for each in flat]
 
 

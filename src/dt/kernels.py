@@ -61,16 +61,16 @@ def relu_backward(gradient, hidden, bias_gradient):
 
 @compiled
 def drop(inputs, kept, scale, outputs):
-    """`outputs = dropout(inputs)`; also the gradient of dropout."""
+    """`outputs = dropout(inputs)`."""
     for row in range(inputs.shape[0]):
         for column in range(inputs.shape[1]):
             factor = scale if kept[row, column] else np.float32(0)
-            outputs[row, column] = _store(_load(inputs[row, column]) * factor, outputs)
+            outputs[row, column] = _store(inputs[row, column] * factor, outputs)
 
 
 @compiled
 def drop_and_sum(inputs, kept, scale, outputs, bias_gradient):
-    """`drop`; adds the sum over rows to `bias_gradient`."""
+    """`drop` of a gradient; adds the sum over rows to `bias_gradient`."""
     for row in range(inputs.shape[0]):
         for column in range(inputs.shape[1]):
             factor = scale if kept[row, column] else np.float32(0)

@@ -74,16 +74,16 @@ class Layer(nn.Module):
 
     def _attend(self, normed: Tensor, wanted: slice) -> Tensor:
         length, width = normed.shape[1:]
-        dropout = self.dropout if self.training else 0.0
+        probability = self.dropout if self.training else 0.0
         if wanted == slice(None):
             query, key, value = map(self._split, self.attention_in(normed).split(width, dim=2))  # [B, H, T, W/H]
-            mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+            mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=probability, is_causal=True)
         else:
             weight, bias = self.attention_in.weight, self.attention_in.bias
             query = self._split(functional.linear(normed[:, wanted], weight[:width], bias[:width]))  # [B, H, T', W/H]
             key, value = map(self._split, functional.linear(normed, weight[width:], bias[width:]).split(width, dim=2))
             causal = torch.ones(length, length, dtype=torch.bool, device=normed.device).tril()[wanted]  # [T', T]
-            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=causal, dropout_p=dropout)
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=causal, dropout_p=probability)
         return mixed.transpose(1, 2).flatten(2)  # [B, T', W]
 
     def _split(self, tokens: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class DecisionTransformer(nn.Module):
 
     @property
     def products(self) -> torch.dtype:
-        """The type that matrix products of the encoder layers are computed in; weights and all else are fp32."""
+        """The type that linear maps of the encoder layers compute in; weights, norms and what is added up are fp32."""
         return self.layers[0].products
 
     def compute_in(self, precision: str) -> None:

@@ -22,6 +22,10 @@ class Optimiser:
         )
 
     @property
+    def on_gpu(self) -> bool:
+        return self.parameters[0].is_cuda
+
+    @property
     def learning_rate(self) -> float:
         """Of the next step."""
         return self.settings["learning_rate"] * min(1.0, (self.steps + 1) / max(1, self.settings["warmup_steps"]))

@@ -140,12 +140,12 @@ class Progress:
         self.points.append(point)
         self.snapshots |= snapshot
         self.losses = []
-        checkpoint.write(f"snapshot-{epoch}", snapshot, {})
+        checkpoint.write_part(f"snapshot-{epoch}", snapshot, {})
         return point
 
     def save(self, checkpoint: Checkpoint, optimiser: Optimiser) -> None:
         tensors = {"losses": self._losses(), "dropout": torch.get_rng_state(), **optimiser.tensors()}
-        if torch.cuda.is_available():
+        if optimiser.on_gpu:
             tensors["dropout_cuda"] = torch.cuda.get_rng_state()
         values = {
             "generator_state": self.generator_state,
@@ -174,7 +174,7 @@ class Progress:
             snapshots |= snapshot[0]
         optimiser.restore(tensors, values["steps"])
         torch.set_rng_state(tensors["dropout"])
-        if "dropout_cuda" in tensors:
+        if optimiser.on_gpu:
             torch.cuda.set_rng_state(tensors["dropout_cuda"])
         log.info("goes on after step %d", optimiser.steps)
         points, losses = [Point(**point) for point in values["points"]], [tuple(pair) for pair in tensors["losses"]]

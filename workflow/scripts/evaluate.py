@@ -1,5 +1,6 @@
 """Evaluate every snapshot of one run in its environment, and write one row per episode."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def evaluate() -> None:
     seeds = np.reshape(seeds, (len(steps), episodes))
     policy = load_policy(given.policy)
     policy.model.compute_in(given.settings["precision"])
-    key = digest(fingerprint(Path(__file__)), given.run, given.settings, given.policy, given.snapshots)
+    versions = version("torch"), version("mujoco")
+    key = digest(fingerprint(Path(__file__)), given.run, given.settings, versions, given.policy, given.snapshots)
     checkpoint = Checkpoint(given.checkpoint, key)
     _, values = checkpoint.read("rows") or ({}, {"rows": []})
     rows, target_return = values["rows"], given.settings["target_return"]
