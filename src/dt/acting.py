@@ -7,12 +7,11 @@ the linear maps that follow.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dt.heads import causal, merge, split
 from dt.model import ACTIVATIONS, DecisionTransformer
 
 CAPACITY = 4  # windows that a lane's memory holds before the latest is moved to its start
@@ -76,24 +75,20 @@ class ActingTransformer:
 
     def _layer(self, layer: int, tokens: Tensor, attended: Tensor, only_last: bool) -> Tensor:
         """An encoder layer after its first linear map, for all tokens or the last alone."""
-        query, key, value = map(self._split, attended.split(self.architecture.width, 2))  # [n·H, T, W/H]
+        heads = self.architecture.heads
+        query, key, value = (split(part, heads) for part in attended.split(self.architecture.width, 2))  # [n·H, T, W/H]
         if only_last:
             tokens, scores = tokens[:, -1:], torch.bmm(query[:, -1:], key.transpose(1, 2))
         else:
-            causal = query.new_full((query.shape[1],) * 2, -math.inf).triu_(1)
-            scores = torch.baddbmm(causal, query, key.transpose(1, 2))
+            scores = torch.baddbmm(causal(query.shape[1], self.products), query, key.transpose(1, 2))
         attention = torch.softmax(scores, 2, dtype=torch.float32).to(self.products)
-        mixed = torch.bmm(attention, value).unflatten(0, (len(tokens), -1)).transpose(1, 2).flatten(2)
+        mixed = merge(torch.bmm(attention, value), heads)
         tokens = tokens + self._linear(f"layers.{layer}.attention_out", mixed)
-        hidden = self._linear(f"layers.{layer}.mlp_in", _norm(tokens, self.products))
-        hidden = hidden.relu_() if self.activation is functional.relu else self.activation(hidden)
+        hidden = self.activation(self._linear(f"layers.{layer}.mlp_in", _norm(tokens, self.products)))
         return tokens.add_(self._linear(f"layers.{layer}.mlp_out", hidden))
 
     def _linear(self, name: str, inputs: Tensor) -> Tensor:
         return functional.linear(inputs, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self.architecture.heads, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _folded(model: DecisionTransformer) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from dt import kernels
 from dt.dropout import Dropout
+from dt.heads import causal, merge, split
 
 
 class Attention(torch.autograd.Function):
@@ -33,16 +34,15 @@ class Attention(torch.autograd.Function):
         w_in, b_in, w_out = w_in.to(products), b_in.to(products), w_out.to(products)
         normed, moments = torch.empty_like(tokens, dtype=products), tokens.new_empty(len(tokens), tokens.shape[1], 2)
         kernels.norm(*_rows(tokens, norm, norm_bias, normed, moments))
-        query = _split(functional.linear(normed[:, wanted], w_in[:width], b_in[:width]), heads)
+        query = split(functional.linear(normed[:, wanted], w_in[:width], b_in[:width]), heads)
         key_value = functional.linear(normed, w_in[width:], b_in[width:])
-        key, value = (_split(part, heads) for part in key_value.split(width, 2))
+        key, value = (split(part, heads) for part in key_value.split(width, 2))
         factor = 1 / math.sqrt(query.shape[2])
-        causal = torch.full((tokens.shape[1],) * 2, -math.inf, dtype=products).triu_(1)[wanted]  # [T', T]
-        scores = torch.baddbmm(causal, query, key.transpose(1, 2), alpha=factor)
+        scores = torch.baddbmm(causal(tokens.shape[1], products)[wanted], query, key.transpose(1, 2), alpha=factor)
         attention = torch.softmax(scores, 2, dtype=torch.float32)
         dropped, kept = torch.empty_like(attention, dtype=products), dropout.draw(attention.shape)
         kernels.drop(*_rows(attention), kept, dropout.scale, *_rows(dropped))
-        mixed = _merge(torch.bmm(dropped, value), heads)
+        mixed = merge(torch.bmm(dropped, value), heads)
         result, kept_out = tokens[:, wanted].clone(memory_format=torch.contiguous_format), dropout.draw(mixed.shape)
         kernels.add_dropped(*_rows(mixed @ w_out.t(), b_out), kept_out, dropout.scale, *_rows(result))
         saved = tokens, norm, w_in, w_out, normed, moments, query, key, value, attention, dropped, mixed
@@ -58,14 +58,14 @@ class Attention(torch.autograd.Function):
         gradient, width, trained = gradient.contiguous(), tokens.shape[2], ctx.needs_input_grad[5]
         update, g_b_out = torch.empty_like(mixed), gradient.new_zeros(width)
         kernels.drop_and_sum(*_rows(gradient), kept_out, dropout.scale, *_rows(update, g_b_out))
-        g_mixed = _split(update @ w_out, heads)
+        g_mixed = split(update @ w_out, heads)
         g_dropped, g_scores = torch.bmm(g_mixed, value.transpose(1, 2)), torch.empty_like(dropped)
         kernels.softmax_backward(
             *_rows(g_dropped, attention), kept, dropout.scale, np.float32(factor), *_rows(g_scores)
         )
-        g_query = _merge(torch.bmm(g_scores, key), heads)
-        g_key = _merge(torch.bmm(g_scores.transpose(1, 2), query), heads)
-        g_value = _merge(torch.bmm(dropped.transpose(1, 2), g_mixed), heads)
+        g_query = merge(torch.bmm(g_scores, key), heads)
+        g_key = merge(torch.bmm(g_scores.transpose(1, 2), query), heads)
+        g_value = merge(torch.bmm(dropped.transpose(1, 2), g_mixed), heads)
         g_key_value = torch.cat((g_key, g_value), 2)
         g_w_in = g_b_in = None
         if trained:
@@ -134,11 +134,3 @@ def _rows(*tensors: Tensor) -> list[np.ndarray]:
     """The same memory as kernels take it: [rows, columns], or [columns]; bfloat16 as uint16."""
     flat = (tensor.detach().view(-1, tensor.shape[-1]) if tensor.dim() > 2 else tensor.detach() for tensor in tensors)
     return [(each.view(torch.uint16) if each.dtype == torch.bfloat16 else each).numpy() for each in flat]
-
-
-def _split(tokens: Tensor, heads: int) -> Tensor:
-    return tokens.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)  # [B, T, W] → [B·H, T, W/H]
-
-
-def _merge(parts: Tensor, heads: int) -> Tensor:
-    return parts.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)  # [B·H, T, W/H] → [B, T, W]
