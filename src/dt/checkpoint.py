@@ -144,6 +144,9 @@ def digest(*parts: Any) -> str:
     """A key from plain values and the contents of files (`Path`s)."""
     result = hashlib.sha256()
     for part in parts:
-        content = part.read_bytes() if isinstance(part, Path) else json.dumps(part, sort_keys=True).encode()
-        result.update(hashlib.sha256(content).digest())
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                result.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            result.update(hashlib.sha256(json.dumps(part, sort_keys=True).encode()).digest())
     return result.hexdigest()[:16]

@@ -129,11 +129,7 @@ class Progress:
         return generator
 
     def add_point(self, policy: Policy, epoch: int, optimiser: Optimiser, checkpoint: Checkpoint) -> Point:
-        means = (
-            torch.stack([torch.stack(pair).cpu() for pair in self.losses]).double().mean(0).tolist()
-            if epoch
-            else NO_LOSS
-        )
+        means = self._losses().double().mean(0).tolist() if self.losses else NO_LOSS
         rate, counts = optimiser.learning_rate, (policy.trainable_count, policy.parameter_count)
         point = Point(epoch, optimiser.steps, *means, rate, *counts)
         snapshot = {f"{epoch}/{name}": tensor.cpu().clone() for name, tensor in policy.model.state_dict().items()}

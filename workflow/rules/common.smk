@@ -1,6 +1,7 @@
 # Needs: config. Makes: the checked configuration, names and functions that the other rule files use.
 import json
 import re
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def one_of(names):
     return "|".join(re.escape(str(name)) for name in names)
 
 
+@cache
 def code(script):
     """A parameter that changes when the code of a program in workflow/scripts does."""
     return fingerprint(Path(workflow.basedir) / f"workflow/scripts/{script}.py")
