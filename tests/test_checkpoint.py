@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +105,15 @@ def test_sigterm_saves_and_stops_at_the_next_step(config: dict[str, Any], hopper
 def test_frequent_evaluation_points_do_not_put_a_record_off(
     config: dict[str, Any], hopper: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A point after every epoch, 3 steps of 2 seconds; a record is due after more than 5."""
-    seconds = iter(range(0, 10**6, 2))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(seconds)))
+    """A point after every epoch, 3 steps of 1.5 seconds; a record is due after more than 5."""
+    calls = count()
+    monkeypatch.setattr(module.time, "monotonic", lambda: 1.5 * next(calls))
     written: list[str] = []
     write = Checkpoint.write
     monkeypatch.setattr(Checkpoint, "write", lambda self, name, *rest: (written.append(name), write(self, name, *rest)))
     policy = fresh_policy("hopper", config, hopper[1], stream(7))
     train(policy, hopper[0], RUN, 4, config, Checkpoint(tmp_path / "checkpoint", KEY))
-    assert len(written) >= 12 * 2 // 8
+    assert len(written) >= 2
 
 
 def test_a_folder_that_is_not_a_checkpoints_is_left_alone(tmp_path: Path) -> None:

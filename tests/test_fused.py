@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dt import kernels
 from dt.dropout import Dropout
 from dt.model import PRECISIONS, Architecture, DecisionTransformer, Layer
 
@@ -108,6 +109,18 @@ def test_bf16_gradients_point_where_fp32s_do(wanted: slice) -> None:
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
     errors = {name: (found[name] - expected[name]).norm() / (expected[name].norm() + 1) for name in expected}
     assert 0 < max(errors.values()) < 0.1
+
+
+def test_kernels_round_to_bf16_as_pytorch_does() -> None:
+    torch.manual_seed(0)
+    values = torch.cat((torch.randn(64, 100), torch.randn(64, 100) * 1e-30, torch.zeros(64, 1)), 1)
+    values[0, :3] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, math.inf])  # two ties, one of them upwards
+    rounded = torch.empty(values.shape, dtype=torch.bfloat16)
+    kernels.drop(values.numpy(), np.ones(values.shape, bool), np.float32(1), rounded.view(torch.uint16).numpy())
+    assert torch.equal(rounded, values.bfloat16())
+    total = torch.zeros(values.shape[1])
+    kernels.add_sum(rounded[1:].view(torch.uint16).numpy(), total.numpy())
+    torch.testing.assert_close(total, rounded[1:].float().sum(0))
 
 
 def test_a_training_model_uses_them_and_an_evaluated_or_other_activation_does_not(
