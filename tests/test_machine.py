@@ -1,9 +1,9 @@
-"""The device that a training takes."""
+"""The device that a training takes, and its matrix products."""
 
 import pytest
 import torch
 
-from dt.machine import DeviceError, device
+from dt.machine import DeviceError, device, use_fastest_products
 
 
 def test_a_gpu_is_taken_where_there_is_one_and_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +19,27 @@ def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) 
         DeviceError, match=r"training\.device is cuda, but PyTorch finds no GPU here; auto takes the CPU"
     ):
         device("cuda")
+
+
+def test_fast_products_in_fp32_do_not_round() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        use_fastest_products()
+        torch.manual_seed(0)
+        inputs, weight = torch.randn(3776, 128), torch.randn(128, 512)
+        errors = (inputs @ weight).double() - inputs.double() @ weight.double()
+        assert errors.abs().max() < 1e-4  # bf16's are a thousand times larger
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_products_that_round_are_not_taken(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch, "equal", lambda *_: False)
+    try:
+        with caplog.at_level("INFO"):
+            use_fastest_products()
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert "oneDNN rounds to bf16 here" in caplog.text
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -6,24 +6,40 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
+from dt.graphs import Graphs
 from dt.model import DecisionTransformer
 from dt.policy import Policy
 
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW (Loshchilov & Hutter 2019, algorithm 2), as in PyTorch
+CLIP_EPSILON = 1e-6  # as in PyTorch
+
 
 class Optimiser:
-    """AdamW with linear warm-up and gradient clipping; the state of one training."""
+    """AdamW with linear warm-up and gradient clipping; the state of one training.
+
+    It calls the kernel of `torch.optim.AdamW(fused=True)` itself: the class imports PyTorch's compiler, a second of
+    every job. On a GPU a step is one CUDA graph.
+    """
 
     def __init__(self, policy: Policy, settings: dict[str, Any]) -> None:
         self.model, self.settings, self.steps = policy.model, settings, 0
-        self.parameters = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-        self.adamw = torch.optim.AdamW(
-            self.parameters, lr=settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
+        self.parameters = {name: each for name, each in policy.model.named_parameters() if each.requires_grad}
+        self.first, self.second = (
+            {name: torch.zeros_like(each, requires_grad=False) for name, each in self.parameters.items()}
+            for _ in range(2)
         )
+        some = next(iter(self.parameters.values()))
+        self.count, self.rate = some.new_zeros(2, requires_grad=False).unbind()  # on the device: steps, learning rate
+        self.update = self._update
+        if some.is_cuda:
+            changed = [*self.parameters.values(), *self.first.values(), *self.second.values(), self.count]
+            self.update = Graphs(self._update, changed)
 
     @property
     def on_gpu(self) -> bool:
-        return self.parameters[0].is_cuda
+        return self.count.is_cuda
 
     @property
     def learning_rate(self) -> float:
@@ -32,33 +48,43 @@ class Optimiser:
 
     def step(self, windows: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the gradient's norm before clipping, both `[]`."""
-        self.adamw.param_groups[0]["lr"] = self.learning_rate
-        loss = action_loss(self.model, **windows)
-        self.adamw.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings["gradient_clip"], foreach=True)
-        self.adamw.step()
+        self.rate.fill_(self.learning_rate)
         self.steps += 1
+        return self.update(windows)
+
+    def _update(self, windows: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        loss = action_loss(self.model, **windows)
+        found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+        named = {name: each for name, each in zip(self.parameters, found, strict=True) if each is not None}
+        gradients = list(named.values())
+        norm = get_total_norm(gradients, foreach=True)
+        torch._foreach_mul_(gradients, (self.settings["gradient_clip"] / (norm + CLIP_EPSILON)).clamp(max=1))
+        weights, first, second = ([part[name] for name in named] for part in (self.parameters, self.first, self.second))
+        self.count += 1
+        with torch.no_grad():
+            torch._fused_adamw_(
+                *(weights, gradients, first, second, [], [self.count] * len(weights)),
+                lr=self.rate,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                weight_decay=self.settings["weight_decay"],
+                eps=EPSILON,
+                amsgrad=False,
+                maximize=False,
+            )
         return loss.detach(), norm
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, and AdamW's state of each trained one that has a gradient."""
-        weights = {f"weights/{name}": weight for name, weight in self.model.state_dict().items()}
-        return weights | {
-            f"adamw/{index}/{name}": value
-            for index, parameter in enumerate(self.parameters)
-            for name, value in self.adamw.state[parameter].items()
-        }
+        """Weights and AdamW's moments."""
+        parts = {"weights": self.model.state_dict(), "first": self.first, "second": self.second}
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
+    @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], steps: int) -> None:
         """The inverse of `tensors`, after `steps` steps."""
-        self.model.load_state_dict({name: tensors[f"weights/{name}"] for name in self.model.state_dict()})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("adamw/"):
-                _, index, name = key.split("/")
-                state.setdefault(int(index), {})[name] = tensor
-        self.adamw.load_state_dict(self.adamw.state_dict() | {"state": state})
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        self.count.fill_(steps)
         self.steps = steps
 
 

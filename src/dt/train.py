@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,11 +24,13 @@ from dt.files import write_whole
 from dt.machine import device
 from dt.optimiser import Optimiser
 from dt.policy import Policy
+from dt.resident import ResidentTrajectories
 from dt.runs import ExpectedError, Run, context_range
 from dt.streams import integer, run_stream
 
 log = logging.getLogger(__name__)
 NO_LOSS = (math.nan, math.nan)  # before the first step
+Chosen = tuple[np.ndarray, np.ndarray, int]  # trajectory indices, first steps, context length of a batch
 
 
 class TrainingError(ExpectedError):
@@ -87,6 +89,7 @@ def train(
     torch.manual_seed(integer(run_stream("dropout", run)))
     policy.model.train().to(device(config["training"]["device"])).compute_in(config["precision"])
     optimiser = Optimiser(policy, config["training"])
+    windows_of = _source_of_windows(policy, trajectories, optimiser)
     log.info("%s: %d of %d weights train", run.path, policy.trainable_count, policy.parameter_count)
     progress = Progress.restore(checkpoint, optimiser)
     if progress is None:
@@ -95,7 +98,7 @@ def train(
     started, earlier = time.perf_counter(), optimiser.steps
     while progress.epoch < epochs:
         epoch, generator = progress.epoch + 1, progress.generator()
-        for windows in _epoch(policy, trajectories, config, generator, skip=progress.batches):
+        for windows in windows_of(islice(_choose(trajectories, config, generator), progress.batches, None)):
             progress.losses.append(optimiser.step(windows))
             progress.batches += 1
             if checkpoint.due():
@@ -189,13 +192,22 @@ def check_time_steps(policy: Policy, trajectories: Trajectories) -> None:
             raise DataError(f"{what} has {steps} steps, but model.max_episode_length is {rows}; raise it")
 
 
-def _epoch(
-    policy: Policy, trajectories: Trajectories, config: dict[str, Any], generator: np.random.Generator, skip: int
-) -> Iterator[dict[str, Tensor]]:
-    """The batches of an epoch but the first `skip`."""
-    where = policy.model.final_norm.weight.device
+def _choose(trajectories: Trajectories, config: dict[str, Any], generator: np.random.Generator) -> Iterator[Chosen]:
+    """The batches of an epoch."""
     context, batch_size = context_range(config["model"]["context"]), config["training"]["batch_size"]
-    chosen = batches(trajectories, config["data"]["sampling"], batch_size, context, generator)
-    for batch in islice(chosen, skip, None):
-        windows = gather(trajectories, policy.normalisation, *batch)
-        yield {name: torch.from_numpy(array).to(where, non_blocking=True) for name, array in vars(windows).items()}
+    return batches(trajectories, config["data"]["sampling"], batch_size, context, generator)
+
+
+def _source_of_windows(
+    policy: Policy, trajectories: Trajectories, optimiser: Optimiser
+) -> Callable[[Iterable[Chosen]], Iterator[dict[str, Tensor]]]:
+    """What makes windows of chosen batches: on the GPU, or from memory-mapped arrays."""
+    if optimiser.on_gpu:
+        return ResidentTrajectories(trajectories, policy.normalisation, optimiser.count.device).epoch
+
+    def epoch(chosen: Iterable[Chosen]) -> Iterator[dict[str, Tensor]]:
+        for batch in chosen:
+            windows = gather(trajectories, policy.normalisation, *batch)
+            yield {name: torch.from_numpy(array) for name, array in vars(windows).items()}
+
+    return epoch

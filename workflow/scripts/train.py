@@ -8,7 +8,7 @@ from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
 from dt.data import Trajectories
 from dt.fingerprint import fingerprint
-from dt.machine import device, use_one_thread
+from dt.machine import device, use_fastest_products, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
 from dt.streams import run_stream
 from dt.train import train as train_policy
@@ -34,8 +34,10 @@ def train() -> None:
         adapt(load_policy(given.source_policy), policy)
         freeze(policy, run.strategy)
     made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
-    place = device(given.settings["training"]["device"]).type, version("torch")
-    key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, place, *made_from)
+    place = device(given.settings["training"]["device"]).type
+    if place == "cpu":
+        use_fastest_products()
+    key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, place, version("torch"), *made_from)
     checkpoint = Checkpoint(given.checkpoint, key)
     checkpoint.stop_on_sigterm()
     result = train_policy(policy, Trajectories.open(given.arrays), run, given.epochs, given.settings, checkpoint)
