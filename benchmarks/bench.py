@@ -199,7 +199,8 @@ def evaluation_table(stats: dict, rounds: int) -> list[str]:
 
     def roll(precision: str) -> Callable[[], object]:
         policy = ours(stats, precision)
-        return lambda: roll_out(policy, environments, 12000.0, list(range(episodes)))
+        snapshots, seeds = [policy.model.state_dict()], np.arange(episodes)[None]
+        return lambda: roll_out(policy, snapshots, environments, 12000.0, seeds)
 
     model, single = hugging_face().eval(), make_environment(gymnasium_id)
     counts = {"one episode at a time around Hugging Face's model": 200, "the simulator alone": 1000}

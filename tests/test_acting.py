@@ -9,8 +9,17 @@ from dt.model import Architecture, DecisionTransformer
 LANES, CONTEXT, STEPS = 5, 4, 12 * CAPACITY  # long enough to move the memory several times
 
 
-def model_and_inputs(**options: object) -> tuple[DecisionTransformer, dict[str, torch.Tensor]]:
-    torch.manual_seed(0)
+def acting_alone(model: DecisionTransformer) -> ActingTransformer:
+    return ActingTransformer(model, [model.state_dict()], LANES, CONTEXT)
+
+
+def seen(inputs: dict[str, torch.Tensor], step: int) -> list[torch.Tensor]:
+    """What `act` is given at `step`, for one snapshot."""
+    return [inputs[name][at][None] for name, at in (("states", step), ("returns", step), ("actions", step - 1))]
+
+
+def model_and_inputs(seed: int = 0, **options: object) -> tuple[DecisionTransformer, dict[str, torch.Tensor]]:
+    torch.manual_seed(seed)
     model = DecisionTransformer(Architecture(11, 3, **({"width": 32} | options))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -33,33 +42,42 @@ def full_pass(model: DecisionTransformer, inputs: dict[str, torch.Tensor], step:
 )
 def test_actions_equal_a_full_pass_over_the_window(options: dict) -> None:
     model, inputs = model_and_inputs(**options)
-    acting = ActingTransformer(model, LANES, CONTEXT)
+    acting = acting_alone(model)
     for step in range(STEPS):
-        actual = acting.act(step, inputs["states"][step], inputs["returns"][step], inputs["actions"][step - 1])
+        actual = acting.act(step, *seen(inputs, step))[0]
         torch.testing.assert_close(actual, full_pass(model, inputs, step), rtol=1e-5, atol=1e-5)
+
+
+def test_snapshots_act_side_by_side_each_by_its_own_weights() -> None:
+    model, inputs = model_and_inputs()
+    other, others = model_and_inputs(seed=1)
+    acting = ActingTransformer(model, [model.state_dict(), other.state_dict()], LANES, CONTEXT)
+    for step in range(STEPS):
+        both = (torch.cat(pair) for pair in zip(seen(inputs, step), seen(others, step), strict=True))
+        actual = acting.act(step, *both)
+        torch.testing.assert_close(actual[0], full_pass(model, inputs, step), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(actual[1], full_pass(other, others, step), rtol=1e-5, atol=1e-5)
 
 
 def test_lanes_that_stay_are_not_disturbed_by_those_that_leave() -> None:
     model, inputs = model_and_inputs()
-    acting, lanes = ActingTransformer(model, LANES, CONTEXT), torch.arange(LANES)
+    acting, lanes = acting_alone(model), torch.arange(LANES)
     for step in range(STEPS):
         if step in (3, 10):
-            stay = torch.arange(len(lanes)) % 2 == 0
-            acting.keep(stay)
+            stay = torch.arange(0, len(lanes), 2)
+            acting.keep(stay[None])
             lanes = lanes[stay]
-        seen = (inputs[name][at][lanes] for name, at in (("states", step), ("returns", step), ("actions", step - 1)))
-        expected = full_pass(model, inputs, step)[lanes]
-        torch.testing.assert_close(acting.act(step, *seen), expected, rtol=1e-5, atol=1e-5)
+        actual = acting.act(step, *(values[:, lanes] for values in seen(inputs, step)))[0]
+        torch.testing.assert_close(actual, full_pass(model, inputs, step)[lanes], rtol=1e-5, atol=1e-5)
 
 
 def test_bf16_rounds_the_actions_and_no_more() -> None:
     model, inputs = model_and_inputs()
-    exact, rounded = ActingTransformer(model, LANES, CONTEXT), None
+    exact = acting_alone(model)
     model.compute_in("bf16")
-    rounded = ActingTransformer(model, LANES, CONTEXT)
+    rounded = acting_alone(model)
     for step in range(STEPS):
-        seen = inputs["states"][step], inputs["returns"][step], inputs["actions"][step - 1]
-        a, b = exact.act(step, *seen), rounded.act(step, *seen)
+        a, b = (acting.act(step, *seen(inputs, step)) for acting in (exact, rounded))
         assert b.dtype == torch.float32
         assert not torch.equal(a, b)
         torch.testing.assert_close(a, b, rtol=0, atol=0.05)

@@ -21,7 +21,7 @@ CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 MISSING = object()
 
 BAD = [  # key, its value, what the message must say: where, what was found, what is allowed
-    ("sedes", [0], ["sedes: unknown key", "allowed are data, environments", "seeds"]),
+    ("sedes", [0], ["sedes: unknown key", "allowed are data, device", "seeds"]),
     ("model.layrs", 3, ["model.layrs: unknown key", "allowed are", "layers"]),
     ("environments.hopper.reference.best", 3, ["environments.hopper.reference.best: unknown", "expert, random"]),
     (1, 2, ["1: unknown key", "seeds"]),

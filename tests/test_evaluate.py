@@ -1,5 +1,6 @@
 """Evaluation against a plain loop: one environment, one policy, one episode at a time."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy.stats import ks_2samp
 from dt.acting import ActingTransformer
 from dt.data import Trajectories
 from dt.environments import make_environment
-from dt.evaluate import evaluate, roll_out
+from dt.evaluate import Episode, evaluate, roll_out
 from dt.policy import Policy, fresh_policy
 from dt.runs import Run
 from dt.streams import stream
@@ -58,6 +59,12 @@ def hopper_policy(config: dict[str, Any], data: Data, spread: float = 1.0) -> Po
     return policy
 
 
+def run(policy: Policy, environments: list[Any], seeds: Iterable[int]) -> list[Episode]:
+    """Episodes of the policy as it is."""
+    (episodes,) = roll_out(policy, [policy.model.state_dict()], environments, TARGET_RETURN, np.array([[*seeds]]))
+    return episodes
+
+
 @pytest.mark.parametrize("gamma", [1.0, 0.99])
 def test_returns_equal_a_plain_loop_over_single_environments(
     gamma: float, config: dict[str, Any], hopper: Data
@@ -66,7 +73,7 @@ def test_returns_equal_a_plain_loop_over_single_environments(
     config["data"]["gamma"] = gamma
     policy = hopper_policy(config, hopper, spread=8.0)
     environments = [make_environment("Hopper-v5") for _ in range(6)]
-    episodes = roll_out(policy, environments, TARGET_RETURN, list(range(6)))
+    episodes = run(policy, environments, range(6))
     assert len({episode.length for episode in episodes}) > 1  # they finish at different steps
     for seed, episode in enumerate(episodes):
         rewards, _ = plain_episode(policy, seed)
@@ -81,7 +88,7 @@ def test_full_episodes_have_the_plain_loops_distribution(config: dict[str, Any],
         for parameter in policy.model.parameters():
             parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
     environments = [make_environment("HalfCheetah-v5") for _ in range(12)]
-    batch = [episode.total for episode in roll_out(policy, environments, TARGET_RETURN, list(range(12)))]
+    batch = [episode.total for episode in run(policy, environments, range(12))]
     plain = [sum(plain_episode(policy, seed)[0]) for seed in range(100, 112)]
     assert ks_2samp(batch, plain).pvalue > 0.01
 
@@ -101,7 +108,7 @@ def test_every_episode_starts_again_at_the_target_return(
     environments = [make_environment("Hopper-v5")]
     for seed in (0, 1):
         shown.clear()
-        (episode,) = roll_out(policy, environments, TARGET_RETURN, [seed])
+        (episode,) = run(policy, environments, [seed])
         rewards, expected = plain_episode(policy, seed)
         assert shown[0] == TARGET_RETURN
         assert shown == pytest.approx(expected[: len(rewards)], rel=1e-5)
@@ -111,8 +118,8 @@ def test_every_episode_starts_again_at_the_target_return(
 def test_an_episode_does_not_depend_on_those_beside_it(config: dict[str, Any], hopper: Data) -> None:
     policy = hopper_policy(config, hopper, spread=8.0)
     environments = [make_environment("Hopper-v5") for _ in range(5)]
-    together = roll_out(policy, environments, TARGET_RETURN, [3, 1, 4, 1, 5])
-    (alone,) = roll_out(policy, environments[:1], TARGET_RETURN, [4])
+    together = run(policy, environments, [3, 1, 4, 1, 5])
+    (alone,) = run(policy, environments[:1], [4])
     assert together[1].total == together[3].total
     assert together[2].length == alone.length
     assert together[2].total == pytest.approx(alone.total, rel=1e-4)
@@ -137,6 +144,17 @@ def test_each_snapshot_is_evaluated_with_its_own_weights_and_without_dropout(
         assert list(evaluate(policy, tmp_path / "snapshots.safetensors", TARGET_RETURN, seeds, skip)) == by_epoch[skip:]
 
 
+def test_snapshots_in_one_batch_have_the_episodes_of_each_alone(config: dict[str, Any], hopper: Data) -> None:
+    policies = [hopper_policy(config, hopper, spread) for spread in (8.0, 4.0, 12.0)]
+    seeds, weights = np.arange(9).reshape(3, 3), [policy.model.state_dict() for policy in policies]
+    together = roll_out(policies[0], weights, [make_environment("Hopper-v5") for _ in range(9)], TARGET_RETURN, seeds)
+    assert len({episode.length for episodes in together for episode in episodes}) > 3
+    for policy, starts, episodes in zip(policies, seeds, together, strict=True):
+        alone = run(policy, [make_environment("Hopper-v5") for _ in range(3)], starts)
+        assert [(e.episode, e.length) for e in episodes] == [(e.episode, e.length) for e in alone]
+        assert [e.total for e in episodes] == pytest.approx([e.total for e in alone], rel=1e-4)
+
+
 def test_actions_normalised_by_mean_and_deviation_reach_the_simulator_in_its_own_units(
     config: dict[str, Any], hopper: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +165,9 @@ def test_actions_normalised_by_mean_and_deviation_reach_the_simulator_in_its_own
     taken: list[np.ndarray] = []
     step = environment.step
     monkeypatch.setattr(environment, "step", lambda action: (taken.append(action), step(action))[1])
-    monkeypatch.setattr(ActingTransformer, "act", lambda self, step, states, *_: torch.full((len(states), 3), 0.5))
-    roll_out(policy, [environment], TARGET_RETURN, [0])
+    monkeypatch.setattr(
+        ActingTransformer, "act", lambda self, step, states, *_: torch.full((*states.shape[:2], 3), 0.5)
+    )
+    run(policy, [environment], [0])
     expected = np.array(hopper[1]["actions"]["mean"]) + 0.5 * np.array(hopper[1]["actions"]["std"])
     assert np.allclose(taken, np.clip(expected, -1, 1), atol=1e-6)

@@ -15,9 +15,7 @@ def test_a_gpu_is_taken_where_there_is_one_and_allowed(monkeypatch: pytest.Monke
 
 def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        DeviceError, match=r"training\.device is cuda, but PyTorch finds no GPU here; auto takes the CPU"
-    ):
+    with pytest.raises(DeviceError, match=r"device is cuda, but PyTorch finds no GPU here; auto takes the CPU"):
         device("cuda")
 
 

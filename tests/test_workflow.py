@@ -111,7 +111,7 @@ def test_a_wrong_configuration_stops_before_any_job_and_names_every_problem(proj
     config = write(tmp_path, {"model": {"layers": 0}, "training": {"epoch": 1}})
     output = snakemake(project, "--cores", "1", "--configfile", config, code=1)
     assert "model.layers: found 0; allowed is a value ≥ 1" in output
-    assert "training.epoch: unknown key; allowed are batch_size, device, epochs" in output
+    assert "training.epoch: unknown key; allowed are batch_size, epochs" in output
     assert "Traceback" not in output
     assert not (project / "results").exists()
 

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from dt.acting import ActingTransformer
 from dt.environments import make_environment
@@ -32,63 +33,79 @@ class Episode:
 def evaluate(
     policy: Policy, snapshots: Path, target_return: float, seeds: np.ndarray, skip: int = 0
 ) -> Iterator[tuple[int, list[Episode]]]:
-    """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`."""
-    environments = [make_environment(policy.task.gymnasium) for _ in range(seeds.shape[1])]
-    started = time.perf_counter()
-    with safe_open(snapshots, framework="pt") as file:
+    """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`.
+
+    On the device of `policy.model`. A GPU takes all snapshots in one batch; a CPU one after another, whose weights and
+    tokens then stay in its caches.
+    """
+    device = policy.model.final_norm.weight.device
+    with safe_open(snapshots, framework="pt", device=str(device)) as file:
         epochs = sorted({int(name.split("/")[0]) for name in file.keys()})
         if len(epochs) != len(seeds):
             raise ValueError(f"{snapshots} holds {len(epochs)} snapshots, but there are start seeds for {len(seeds)}")
-        for done, (epoch, starts) in enumerate(list(zip(epochs, seeds, strict=True))[skip:], start=1):
-            weights = {name: file.get_tensor(f"{epoch}/{name}") for name in policy.model.state_dict()}
-            policy.model.load_state_dict(weights)
-            episodes = roll_out(policy, environments, target_return, [int(seed) for seed in starts])
-            seconds = time.perf_counter() - started
-            log.info(
-                "epoch %d mean return %.0f mean length %.0f left %.0f s",
-                *(epoch, np.mean([e.total for e in episodes]), np.mean([e.length for e in episodes])),
-                seconds / done * (len(epochs) - skip - done),
-            )
-            yield epoch, episodes
+        together = max(1, len(epochs) - skip) if device.type == "cuda" else 1
+        environments = [make_environment(policy.task.gymnasium) for _ in range(together * seeds.shape[1])]
+        started = time.perf_counter()
+        for start in range(skip, len(epochs), together):
+            part = slice(start, start + together)
+            weights = [
+                {name: file.get_tensor(f"{epoch}/{name}") for name in policy.model.state_dict()}
+                for epoch in epochs[part]
+            ]
+            results = roll_out(policy, weights, environments, target_return, seeds[part])
+            done = start + len(results)
+            left = (time.perf_counter() - started) / (done - skip) * (len(epochs) - done)
+            for epoch, episodes in zip(epochs[part], results, strict=True):
+                means = np.mean([e.total for e in episodes]), np.mean([e.length for e in episodes])
+                log.info("epoch %d mean return %.0f mean length %.0f left %.0f s", epoch, *means, left)
+                yield epoch, episodes
     for environment in environments:
         environment.close()
 
 
 def roll_out(
-    policy: Policy, environments: list[gymnasium.Env], target_return: float, seeds: list[int]
-) -> list[Episode]:
-    """One episode per reset seed, all stepped as a batch that finished ones leave.
+    policy: Policy,
+    snapshots: list[dict[str, Tensor]],
+    environments: list[gymnasium.Env],
+    target_return: float,
+    seeds: np.ndarray,
+) -> list[list[Episode]]:
+    """One episode per snapshot and reset seed (`seeds: [snapshots, episodes]`), a batch that finished ones leave.
 
     Every episode starts its return-to-go at the target return, subtracts what it receives, and shows the model the last
     K steps (Chen et al. 2021, algorithm 1).
     """
-    acting, normalisation = ActingTransformer(policy.model, len(seeds), policy.task.context), policy.normalisation
-    low, high = environments[0].action_space.low, environments[0].action_space.high
-    totals, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=int)
-    return_to_go = np.full(len(seeds), float(target_return))
-    states = np.stack([environments[lane].reset(seed=seed)[0] for lane, seed in enumerate(seeds)])
-    actions = np.zeros((len(seeds), *low.shape), dtype=np.float32)
-    active, step = np.arange(len(seeds)), 0
-    while len(active):
+    acting = ActingTransformer(policy.model, snapshots, seeds.shape[1], policy.task.context)
+    normalisation, low, high = policy.normalisation, environments[0].action_space.low, environments[0].action_space.high
+    totals, lengths = np.zeros(seeds.size), np.zeros(seeds.size, dtype=int)
+    return_to_go = np.full(seeds.size, float(target_return))
+    states = np.stack([environments[lane].reset(seed=int(seed))[0] for lane, seed in enumerate(seeds.flat)])
+    lanes, step = np.arange(seeds.size).reshape(seeds.shape), 0
+    active, actions = np.ones(seeds.shape, dtype=bool), np.zeros((*seeds.shape, *low.shape), dtype=np.float32)
+    while active.any():
         seen = (
-            normalisation.states(states[active]),
-            np.float32(return_to_go[active, None] / normalisation.reward_scale),
+            normalisation.states(states[lanes]),
+            np.float32(return_to_go[lanes, None] / normalisation.reward_scale),
             normalisation.actions(actions),
         )
-        predicted = acting.act(step, *map(torch.from_numpy, seen)).numpy()
+        predicted = acting.act(step, *map(torch.from_numpy, seen)).cpu().numpy()
         actions = np.clip(normalisation.raw_actions(predicted), low, high)
-        finished = np.zeros(len(active), dtype=bool)
-        for position, lane in enumerate(active):
-            states[lane], reward, terminated, truncated, _ = environments[lane].step(actions[position])
+        step += 1
+        for place in zip(*np.nonzero(active), strict=True):
+            lane = lanes[place]
+            states[lane], reward, terminated, truncated, _ = environments[lane].step(actions[place])
             totals[lane] += reward
             return_to_go[lane] = next_return_to_go(return_to_go[lane], float(reward), target_return, policy.task.gamma)
-            finished[position] = terminated or truncated
-        step += 1
-        lengths[active] = step
-        if finished.any():
-            acting.keep(torch.from_numpy(~finished))
-            active, actions = active[~finished], actions[~finished]
-    return [Episode(lane, float(totals[lane]), int(lengths[lane])) for lane in range(len(seeds))]
+            active[place] = not (terminated or truncated)
+            lengths[lane] = step
+        most = active.sum(1).max()
+        if most < lanes.shape[1]:
+            stay = np.argsort(~active, axis=1, kind="stable")[:, :most]  # those that finished follow the active ones
+            acting.keep(torch.from_numpy(stay))
+            lanes, active = (np.take_along_axis(each, stay, 1) for each in (lanes, active))
+            actions = np.take_along_axis(actions, stay[:, :, None], 1)
+    finished = [Episode(lane % seeds.shape[1], float(totals[lane]), int(lengths[lane])) for lane in range(seeds.size)]
+    return [finished[first : first + seeds.shape[1]] for first in range(0, seeds.size, seeds.shape[1])]
 
 
 def next_return_to_go(return_to_go: float, reward: float, target_return: float, gamma: float) -> float:

@@ -18,6 +18,6 @@ def merge(parts: Tensor, heads: int) -> Tensor:
     return parts.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
 
 
-def causal(length: int, dtype: torch.dtype) -> Tensor:
+def causal(length: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
     """[T, T], to add to scores: −∞ where a token would see a later one, else 0."""
-    return torch.full((length, length), -math.inf, dtype=dtype).triu_(1)
+    return torch.full((length, length), -math.inf, dtype=dtype, device=device).triu_(1)

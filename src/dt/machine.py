@@ -44,5 +44,5 @@ def use_fastest_products() -> None:
 def device(name: str) -> torch.device:
     """`cpu`, `cuda`, or for `auto` a GPU where PyTorch finds one; raises DeviceError if `cuda` finds none."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("training.device is cuda, but PyTorch finds no GPU here; auto takes the CPU then")
+        raise DeviceError("device is cuda, but PyTorch finds no GPU here; auto takes the CPU then")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

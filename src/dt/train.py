@@ -81,13 +81,13 @@ def train(
 ) -> Training:
     """Train the weights of `policy` that require gradients, in place, or go on from `checkpoint`.
 
-    `config` holds the blocks `data`, `model`, `training` and `evaluation`, and `precision`. Raises DataError if an
-    episode is longer than the time-step embedding, TrainingError if the loss is not finite, StoppedError on SIGTERM.
+    `config` holds the blocks `data`, `model`, `training`, `evaluation`, and `device`, `precision`. Raises DataError if
+    an episode is longer than the time-step embedding, TrainingError if the loss is not finite, StoppedError on SIGTERM.
     """
     check_time_steps(policy, trajectories)
     checkpoint = checkpoint or Checkpoint()
     torch.manual_seed(integer(run_stream("dropout", run)))
-    policy.model.train().to(device(config["training"]["device"])).compute_in(config["precision"])
+    policy.model.train().to(device(config["device"])).compute_in(config["precision"])
     optimiser = Optimiser(policy, config["training"])
     windows_of = _source_of_windows(policy, trajectories, optimiser)
     log.info("%s: %d of %d weights train", run.path, policy.trainable_count, policy.parameter_count)

@@ -67,6 +67,7 @@ def train_settings(name):
         model=config["model"],
         training=training,
         evaluation={"every": config["evaluation"]["every"]},
+        device=config["device"],
         precision=config["precision"],
     )
 
@@ -75,7 +76,8 @@ def evaluation_settings(wildcards):
     """What an evaluation depends on besides the policy."""
     environment = Run.from_path(wildcards.run).environment
     keys = environment_settings(environment, "target_return", "reference")
-    return settings(episodes=config["evaluation"]["episodes"], precision=config["precision"], **keys)
+    machine = {key: config[key] for key in ("device", "precision")}
+    return settings(episodes=config["evaluation"]["episodes"], **machine, **keys)
 
 
 def expert_state(wildcards):

@@ -9,7 +9,7 @@ from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
 from dt.evaluate import evaluate as evaluate_policy
 from dt.fingerprint import fingerprint
-from dt.machine import use_one_thread
+from dt.machine import device, use_one_thread
 from dt.policy import load_policy
 from dt.scores import read_steps, score, write_returns
 from dt.streams import reset_seeds, run_stream
@@ -30,9 +30,9 @@ def evaluate() -> None:
     seeds = reset_seeds(run_stream("evaluation", given.run), len(steps) * episodes)
     seeds = np.reshape(seeds, (len(steps), episodes))
     policy = load_policy(given.policy)
-    policy.model.compute_in(given.settings["precision"])
-    versions = version("torch"), version("mujoco")
-    key = digest(fingerprint(Path(__file__)), given.run, given.settings, versions, given.policy, given.snapshots)
+    policy.model.to(device(given.settings["device"])).compute_in(given.settings["precision"])
+    place = device(given.settings["device"]).type, version("torch"), version("mujoco")
+    key = digest(fingerprint(Path(__file__)), given.run, given.settings, place, given.policy, given.snapshots)
     checkpoint = Checkpoint(given.checkpoint, key)
     _, values = checkpoint.read("rows") or ({}, {"rows": []})
     rows, target_return = values["rows"], given.settings["target_return"]

@@ -34,7 +34,7 @@ def train() -> None:
         adapt(load_policy(given.source_policy), policy)
         freeze(policy, run.strategy)
     made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
-    place = device(given.settings["training"]["device"]).type
+    place = device(given.settings["device"]).type
     if place == "cpu":
         use_fastest_products()
     key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, place, version("torch"), *made_from)
