@@ -25,7 +25,7 @@ wildcard_constraints:
     strategy=one_of(config["strategies"]),
     seed=one_of(config["seeds"]),
     figure=one_of(range(1, len(config["sources"]) + 1)),
-    run=one_of(run.path for run in RUNS),
+    run=any_run(config),
 
 
 rule all:

@@ -32,6 +32,13 @@ def one_of(names):
     return "|".join(re.escape(str(name)) for name in names)
 
 
+def any_run(config):
+    """A wildcard constraint that matches the paths of the study's runs; a list of them all would be slow to search."""
+    source, target, strategy, seed = (one_of(config[key]) for key in ("sources", "targets", "strategies", "seeds"))
+    arms = f"pretrain/({source})|finetune/({source})/({target})/({strategy})|scratch/({target})"
+    return f"({arms})/seed({seed})"
+
+
 @cache
 def code(script):
     """A parameter that changes when the code of a program in workflow/scripts does."""
