@@ -1,6 +1,7 @@
 """What one setting does to final scores: two results folders of the same runs, compared seed by seed.
 
-For `precision`: `snakemake --config precision=bf16 results=results/bf16 'seeds=[0,1,2,3,4]'`, and the same with fp32. Each seed's runs share batch order, initial weights and start states, so differences are paired.
+For `precision`: `snakemake --config precision=bf16 results=results/bf16 'seeds=[0,1,2,3,4]'`, and the same with fp32.
+A seed's runs share batch order, initial weights and start states, so differences are paired.
 """
 
 import argparse

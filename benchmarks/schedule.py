@@ -10,7 +10,7 @@ import heapq
 import random
 from pathlib import Path
 
-PREFERRED = "pretrain"  # the rule with a `priority` in workflow/rules/train.smk
+PRIORITY = {"pretrain": 2, "finetune": 1, "scratch": 1}  # as in workflow/rules/train.smk
 ORDERS = 20  # random orders; the worst is reported
 
 
@@ -71,7 +71,7 @@ def chains(seconds: dict[str, float]) -> dict[str, float]:
 def simulate(seconds: dict[str, float], cores: int, order: random.Random) -> float:
     """Seconds until the last job ends."""
     waiting = {job: set(needs(job, seconds)) for job in seconds}
-    rank = {job: (not job.startswith(PREFERRED), order.random()) for job in seconds}
+    rank = {job: (-PRIORITY.get(job.split("/")[0], 0), order.random()) for job in seconds}
     ready = sorted((job for job, names in waiting.items() if not names), key=rank.__getitem__)
     running: list[tuple[float, str]] = []
     now = 0.0
