@@ -12,12 +12,16 @@ import gymnasium
 import numpy as np
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from dt.acting import ActingTransformer
 from dt.environments import make_environment
-from dt.policy import Policy
+from dt.files import reading, refuse_pickle
+from dt.model import DecisionTransformer
+from dt.policy import Policy, PolicyError, read_weights
 
 log = logging.getLogger(__name__)
+KIND = "a file of snapshots"
 
 
 @dataclass(frozen=True)
@@ -32,26 +36,64 @@ class Episode:
 def evaluate(
     policy: Policy, snapshots: Path, target_return: float, seeds: np.ndarray, skip: int = 0
 ) -> Iterator[tuple[int, list[Episode]]]:
-    """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`."""
+    """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`.
+
+    Raises PolicyError if the policy or a snapshot does not fit the environment or each other.
+    """
     environments = [make_environment(policy.task.gymnasium) for _ in range(seeds.shape[1])]
+    check_fit(policy, environments[0])
     started = time.perf_counter()
-    with safe_open(snapshots, framework="pt") as file:
-        epochs = sorted({int(name.split("/")[0]) for name in file.keys()})
-        if len(epochs) != len(seeds):
-            raise ValueError(f"{snapshots} holds {len(epochs)} snapshots, but there are start seeds for {len(seeds)}")
-        for done, (epoch, starts) in enumerate(list(zip(epochs, seeds, strict=True))[skip:], start=1):
-            weights = {name: file.get_tensor(f"{epoch}/{name}") for name in policy.model.state_dict()}
-            policy.model.load_state_dict(weights)
-            episodes = roll_out(policy, environments, target_return, [int(seed) for seed in starts])
-            seconds = time.perf_counter() - started
-            log.info(
-                "epoch %d mean return %.0f mean length %.0f left %.0f s",
-                *(epoch, np.mean([e.total for e in episodes]), np.mean([e.length for e in episodes])),
-                seconds / done * (len(epochs) - skip - done),
-            )
-            yield epoch, episodes
+    epochs = snapshot_epochs(snapshots)
+    for done, (epoch, starts) in enumerate(list(zip(epochs, seeds, strict=True))[skip:], start=1):
+        policy.model.load_state_dict(read_snapshot(snapshots, epoch, policy.model))
+        episodes = roll_out(policy, environments, target_return, [int(seed) for seed in starts])
+        seconds = time.perf_counter() - started
+        log.info(
+            "epoch %d mean return %.0f mean length %.0f left %.0f s",
+            *(epoch, np.mean([e.total for e in episodes]), np.mean([e.length for e in episodes])),
+            seconds / done * (len(epochs) - skip - done),
+        )
+        yield epoch, episodes
     for environment in environments:
         environment.close()
+
+
+def check_epochs(snapshots: Path, training: Path, steps: dict[int, int]) -> None:
+    """Raise PolicyError unless the snapshots are those of the run's table of evaluation points."""
+    found = snapshot_epochs(snapshots)
+    if found != sorted(steps):
+        raise PolicyError(
+            f"{snapshots} holds the epochs {found}, but {training} lists {sorted(steps)}; train the run anew"
+        )
+
+
+def snapshot_epochs(snapshots: Path) -> list[int]:
+    """The epochs that a snapshots file holds, in order; raises PolicyError if it is none."""
+    refuse_pickle(snapshots, KIND, PolicyError)
+    with reading(snapshots, KIND, PolicyError), safe_open(snapshots, framework="pt") as file:
+        return sorted({int(name.split("/")[0]) for name in file.keys()})
+
+
+def read_snapshot(snapshots: Path, epoch: int, model: DecisionTransformer) -> dict[str, Tensor]:
+    """The weights at one epoch; raises PolicyError unless they are those of `model`."""
+    with reading(snapshots, KIND, PolicyError), safe_open(snapshots, framework="pt") as file:
+        return read_weights(snapshots, file, model, prefix=f"{epoch}/")
+
+
+def check_fit(policy: Policy, environment: gymnasium.Env) -> None:
+    """Raise PolicyError unless the policy has the environment's sizes and time steps for a whole episode."""
+    architecture, limit = policy.model.architecture, environment.spec.max_episode_steps
+    sizes = {
+        "states": (architecture.state_size, environment.observation_space.shape[0]),
+        "actions": (architecture.action_size, environment.action_space.shape[0]),
+    }
+    for what, (found, expected) in sizes.items():
+        if found != expected:
+            raise PolicyError(
+                f"the policy has {what} of size {found}, but those of {policy.task.gymnasium} have {expected}"
+            )
+    if architecture.max_episode_length < limit:
+        raise PolicyError(f"the policy knows {architecture.max_episode_length} time steps; an episode may have {limit}")
 
 
 def roll_out(

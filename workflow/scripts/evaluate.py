@@ -7,6 +7,7 @@ import numpy as np
 
 from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
+from dt.evaluate import check_epochs
 from dt.evaluate import evaluate as evaluate_policy
 from dt.fingerprint import fingerprint
 from dt.machine import use_one_thread
@@ -26,10 +27,11 @@ def evaluate() -> None:
     given = arguments.parse_args()
     use_one_thread()
     steps = read_steps(given.training)
+    check_epochs(given.snapshots, given.training, steps)
     episodes = given.settings["episodes"]
     seeds = reset_seeds(run_stream("evaluation", given.run), len(steps) * episodes)
     seeds = np.reshape(seeds, (len(steps), episodes))
-    policy = load_policy(given.policy)
+    policy = load_policy(given.policy, given.run.environment)
     policy.model.compute_in(given.settings["precision"])
     versions = version("torch"), version("mujoco")
     key = digest(fingerprint(Path(__file__)), given.run, given.settings, versions, given.policy, given.snapshots)
