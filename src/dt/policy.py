@@ -138,6 +138,8 @@ def _first_problem(architecture: Architecture, normalisation: Normalisation, tas
     for name, value in sizes.items():
         if type(value) is not int or not 1 <= value < 2**31:
             return f"{name} is {value!r:.40}; expected an integer ≥ 1"
+    if task.context > architecture.max_episode_length:
+        return f"context is {task.context}, beyond its {architecture.max_episode_length} time steps"
     if architecture.layers > tensors or architecture.width % architecture.heads:
         return f"it has no {architecture.layers} layers of width {architecture.width} and {architecture.heads} heads"
     if architecture.activation not in ACTIVATIONS or type(architecture.action_tanh) is not bool:
