@@ -1,5 +1,6 @@
-"""What the tests of bad input share: files damaged at random, programs run in this process, and what they leave."""
+"""What the tests of bad input share: files damaged at random, programs run in this process, and a small training."""
 
+import json
 import random
 import runpy
 import shutil
@@ -9,12 +10,20 @@ from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, synthetic
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from dt.runs import ExpectedError
+from dt.policy import METADATA_KEY, fresh_policy, save_policy
+from dt.runs import ExpectedError, Run
+from dt.streams import stream
+from dt.train import train
 
+Change = Callable[[dict[str, torch.Tensor], dict[str, Any]], Any]  # of weights and description
 WAYS = ("bit", "byte", "bytes", "cut", "swap")
 
 
@@ -89,3 +98,36 @@ def contents(folder: Path) -> dict[str, str]:
     """Every file below a folder with its checksum."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def leave_a_training(folder: Path, config: dict[str, Any]) -> Path:
+    """What a training leaves: policy, snapshots and the table of points."""
+    data, stats = synthetic(11, 3)
+    config["model"]["width"] = 8
+    policy = fresh_policy("hopper", config, stats, stream(1))
+    train(policy, data, Run("scratch", "", "hopper", "", 0), 2, config).save(
+        folder / "training.csv", folder / "snapshots.safetensors"
+    )
+    save_policy(policy, folder / "policy.safetensors")
+    return folder
+
+
+def rewrite(path: Path, change: Change) -> None:
+    """Other weights or another description in a policy's file."""
+    with safe_open(path, framework="pt") as file:
+        description = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    weights = load_file(path)
+    change(weights, description)
+    save_file(weights, path, metadata={METADATA_KEY: json.dumps(description)})
+
+
+def evaluation(run: Path) -> list[str]:
+    """Arguments of evaluate.py."""
+    reference = {"random": 0.0, "expert": 100.0}
+    chosen = {"episodes": 2, "precision": "fp32", "target_return": 3600.0, "reference": reference}
+    names = {"policy": "policy.safetensors", "snapshots": "snapshots.safetensors", "training": "training.csv"}
+    return [
+        *("--run", json.dumps(["scratch", "", "hopper", "", 0]), "--settings", json.dumps(chosen)),
+        *(part for option, name in names.items() for part in (f"--{option}", f"{run}/{name}")),
+        *("--returns", f"{run}/returns.csv"),
+    ]

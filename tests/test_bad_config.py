@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
-from test_config import CONFIG, SCHEMA, changed, problems
+from test_config import SCHEMA
 from test_workflow import copy_of_the_workflow
 
 from dt.config import ConfigError, check, check_files, plain
@@ -24,60 +24,6 @@ from dt.runs import runs
 
 TEXT = (ROOT / "config.yaml").read_text()
 SAFE_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]*")
-NAMES = [
-    *[
-        "../hopper",
-        "..",
-        ".",
-        "/etc/passwd",
-        "hop per",
-        " hopper",
-        "hopper ",
-        "höpper",
-        "跳",
-        "hopper\n",
-        "a\nb",
-        "a\tb",
-    ],
-    *[
-        "",
-        "a" * 61,
-        "a" * 5000,
-        "-hopper",
-        "--cores",
-        "a/b",
-        "a\\b",
-        "a:b",
-        "a*",
-        "a?",
-        "a|b",
-        'a"b',
-        "<a>",
-        "a'b",
-        "~a",
-    ],
-    *[
-        "a\0b",
-        "a\u202eb",
-        "\ufeffa",
-        "a\u200bb",
-        "A",
-        "0",
-        "_a",
-        "{a}",
-        "{{a}}",
-        "$HOME",
-        "$(id)",
-        "`id`",
-        "a;b",
-        "a&b",
-    ],
-    *["\ud800", "\x1b[31m", "%s", "a,b", "a=b", "a.b", "#a", "!a", "@a", "é", "a\r"],
-]
-SAFE = {
-    "results": ["A", "0", "_a", "a" * 61, "a.b", "a/b"],
-    "environments.hopper.minari": ["A", "0", "_a", "a" * 61, "a/b"],
-}
 NASTY = [  # pieces of YAML
     *["!!python/object/apply:os.system ['touch PROOF']", "!!python/name:os.system ''", "!!python/module:os ''"],
     *["!!python/object/new:os.system ['touch PROOF']", "!!python/tuple [1, 2]", "!!python/object:x.Y {}", "!unknown 3"],
@@ -127,7 +73,7 @@ NASTY = [  # pieces of YAML
     ],
     *[
         "[" * 50 + "]" * 50,
-        "[" * 3000 + "]" * 3000,
+        "[" * 900 + "]" * 900,
         "{a: " * 30 + "1" + "}" * 30,
         "---",
         "...",
@@ -278,57 +224,6 @@ def test_merge_keys_aliases_and_tabs_in_json_are_fine(tmp_path: Path) -> None:
     for text in ("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: {<<: *a, x: 3}\nd: [*a, *a]\n", '{\n\t"seeds": [0]\n}'):
         path.write_text(text)
         check_files([path, tmp_path / "absent.yaml"])
-
-
-@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name)[:20])
-@pytest.mark.parametrize("key", ["environments", "results", "strategies", "environments.hopper.minari"])
-def test_a_name_that_is_no_safe_path_is_answered(key: str, name: str) -> None:
-    config = changed({})
-    if key == "environments":
-        config["environments"][name] = config["environments"]["hopper"]
-        config["sources"] = [name]
-    elif key == "environments.hopper.minari":
-        config["environments"]["hopper"]["minari"] = f"{name}/expert-v0"
-    else:
-        config[key] = [name] if key == "strategies" else f"{name}"
-    if name in SAFE.get(key, []):
-        check(config, SCHEMA)
-        return
-    answer = problems(config)
-    assert key.split(".")[0] in answer
-    assert all(character.isprintable() or character == "\n" for character in answer)
-
-
-@pytest.mark.parametrize("title", ["a\nb", "a\0b", "\x1b[31m", "\ud800", "a\u2028b", "", "a" * 61])
-def test_a_title_of_more_than_one_printable_line_is_answered(title: str) -> None:
-    assert "one line of printable text" in problems(changed({"environments.hopper.title": title}))
-
-
-@pytest.mark.parametrize("title", ["Hopper $x", r"$\frac$", "100 % {x} {{y}}", "跳 höpper", "'\"`$(id)"])
-def test_a_title_may_be_any_printable_line(title: str) -> None:
-    check(changed({"environments.hopper.title": title}), SCHEMA)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e300, 10**400, -(10**400), 2**64])
-def test_a_number_beyond_all_use_is_answered_wherever_it_stands(value: float) -> None:
-    count = 0
-    for path in number_paths(CONFIG):
-        answer = problems(changed({path: value}))
-        assert path.split(".")[-1] in answer
-        count += 1
-    assert count > 30
-
-
-def number_paths(block: dict[str, Any], path: str = "") -> list[str]:
-    """Dotted paths of the settings that are whole numbers, and of others where they are floats."""
-    found = []
-    for key, value in block.items():
-        name = f"{path}.{key}" if path else key
-        if isinstance(value, dict) and name != "experts.options":
-            found += number_paths(value, name)
-        elif type(value) in (int, float):
-            found.append(name)
-    return found
 
 
 @pytest.fixture(scope="module")

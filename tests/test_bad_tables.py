@@ -20,6 +20,7 @@ from dt.scores import RETURNS_COLUMNS, read_steps
 from dt.train import Point
 
 RUNS = ["finetune/walker2d/hopper/unfreeze0/seed0", "scratch/hopper/seed0"]
+ROWS = int(synthetic(11, 3)[0].starts[-1])
 REPORT = {"final_points": 1, "confidence": 0.95, "resamples": 10}
 FIGURE = {
     "targets": ["hopper"],
@@ -213,7 +214,9 @@ def test_bad_statistics_are_named_with_their_reason(content: str, reason: str, l
         ("starts", np.zeros(0, "i8"), "do not belong together"),
         ("starts", np.array([0, 5, 3]), "do not belong together"),
         ("starts", np.array([0, 5, 2**62]), "do not belong together"),
-        ("starts", np.array([-5, 0, 5]), "do not belong together"),
+        ("starts", np.array([-5, 0, ROWS]), "do not belong together"),
+        ("starts", np.array([0, 9, 9, ROWS]), "do not belong together"),
+        ("starts", np.array([0, ROWS + 1, ROWS]), "do not belong together"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(name: str, array: np.ndarray, reason: str, learnable: Path) -> None:

@@ -71,7 +71,10 @@ def snapshot_epochs(snapshots: Path) -> list[int]:
     """The epochs that a snapshots file holds, in order; raises PolicyError if it is none."""
     refuse_pickle(snapshots, KIND, PolicyError)
     with reading(snapshots, KIND, PolicyError), safe_open(snapshots, framework="pt") as file:
-        return sorted({int(name.split("/")[0]) for name in file.keys()})
+        epochs = sorted({int(name.split("/")[0]) for name in file.keys()})
+        if not epochs:
+            raise ValueError("it is empty")
+    return epochs
 
 
 def read_snapshot(snapshots: Path, epoch: int, model: DecisionTransformer) -> dict[str, Tensor]:
