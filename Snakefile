@@ -1,7 +1,14 @@
 # The DAG's top: configuration, schema check, rules, and what `snakemake` makes by default.
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from dt.config import ConfigError, check_files
+
 min_version("9.0")
+try:
+    check_files(["config.yaml", *workflow.configfiles])
+except ConfigError as error:
+    raise WorkflowError(f"The configuration is wrong:\n{error}") from None
 
 
 configfile: "config.yaml"

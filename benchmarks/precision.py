@@ -47,7 +47,8 @@ def table(before: Path, after: Path, report: dict) -> list[str]:
 
 def final_scores(evaluations: Path, final_points: int) -> pd.Series:
     """By arm and seed."""
-    returns = read_returns(sorted(evaluations.rglob("returns.csv")))
+    paths = sorted(evaluations.rglob("returns.csv"))
+    returns = read_returns([str(path.parent.relative_to(evaluations)) for path in paths], paths)
     return per_seed(returns, final_points).set_index([*ARM, "seed"])["final_score"]
 
 

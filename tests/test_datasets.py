@@ -16,8 +16,9 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from dt.actors import Actor, ActorError, Rollout, rollouts
-from dt.data import DataError, read_minari
+from dt.data import DataError
 from dt.datasets import DatasetError, collect, download
+from dt.stats import read_minari
 
 EXPERTS = Path(__file__).parents[1] / "resources" / "experts"
 HOPPER = EXPERTS / "hopper.safetensors"
@@ -151,7 +152,7 @@ def test_a_failed_download_names_the_dataset_and_the_way_out(tmp_path: Path, mon
 
 
 def test_a_dataset_is_read_up_to_the_trajectories_asked_for(collected: Path, episodes: list[Any]) -> None:
-    flat, stats = read_minari(collected, 4, gamma=1.0)
+    flat, stats = read_minari(collected, 4, 1.0, "Hopper-v5")
     first = episodes[:4]
     assert flat.lengths.tolist() == [len(episode.rewards) for episode in first]
     states = np.concatenate([episode.observations[:-1] for episode in first])
@@ -165,7 +166,7 @@ def test_a_dataset_is_read_up_to_the_trajectories_asked_for(collected: Path, epi
 
 
 def test_statistics_are_numpys_on_minaris_episodes(collected: Path, episodes: list[Any]) -> None:
-    _, stats = read_minari(collected, TRAJECTORIES, gamma=1.0)
+    _, stats = read_minari(collected, TRAJECTORIES, 1.0, "Hopper-v5")
     states = np.concatenate([episode.observations[:-1] for episode in episodes])
     actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float64)
     for name, values in (("states", states), ("actions", actions)):
@@ -181,7 +182,7 @@ def test_statistics_are_numpys_on_minaris_episodes(collected: Path, episodes: li
 
 def test_too_few_episodes_are_an_answer(collected: Path) -> None:
     with pytest.raises(DataError, match=r"hopper holds 6 episodes; data\.trajectories asks for 7"):
-        read_minari(collected, 7, gamma=1.0)
+        read_minari(collected, 7, 1.0, "Hopper-v5")
 
 
 def torch_actor(weights: dict[str, np.ndarray], head: str) -> nn.Sequential:

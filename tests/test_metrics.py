@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from dt.metrics import interval, per_seed, read_returns, read_training, summary
+from dt.runs import Run
 from dt.scores import RETURNS_COLUMNS, score
+from dt.train import Point
 
 REPORT = {"final_points": 2, "confidence": 0.95, "resamples": 2000}
 EPOCHS = [0, 5, 10, 12]  # not evenly spaced, like the last evaluation point of a budget that `every` does not divide
@@ -134,9 +136,11 @@ def test_a_single_evaluation_point_is_its_own_mean_height() -> None:
 
 def test_an_empty_source_is_read_as_an_empty_text(tmp_path: Path) -> None:
     written = table(["unfreeze0", ""])
+    runs = ["finetune/walker2d/hopper/unfreeze0/seed0", "scratch/hopper/seed0"]
+    written = written[written["seed"] == 0].reset_index(drop=True)
     for kind, part in written.groupby("kind"):
         part.to_csv(tmp_path / f"{kind}.csv", index=False)
-    found = read_returns([tmp_path / "finetune.csv", tmp_path / "scratch.csv"])
+    found = read_returns(runs, [tmp_path / "finetune.csv", tmp_path / "scratch.csv"])
     pd.testing.assert_frame_equal(found, written, check_dtype=False)
     assert set(found["source"]) == {"walker2d", ""}
 
@@ -144,8 +148,9 @@ def test_an_empty_source_is_read_as_an_empty_text(tmp_path: Path) -> None:
 def test_evaluation_points_are_read_with_the_identity_of_their_run(tmp_path: Path) -> None:
     paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
     for number, path in enumerate(paths):
-        pd.DataFrame({"epoch": [0, 5], "loss": [1.0 + number, 0.5]}).to_csv(path, index=False)
+        points = pd.DataFrame([[0, 0, 1.0 + number, 0.1, 1e-4, 7, 9], [5, 75, 0.5, 0.1, 1e-4, 7, 9]])
+        points.to_csv(path, index=False, header=[*Point.__dataclass_fields__])
     found = read_training(["finetune/walker2d/hopper/unfreeze1/seed2", "scratch/hopper/seed0"], paths)
-    assert found.columns.tolist() == ["kind", "source", "target", "strategy", "seed", "epoch", "loss"]
-    assert found.iloc[1].tolist() == ["finetune", "walker2d", "hopper", "unfreeze1", 2, 5, 0.5]
-    assert found.iloc[2].tolist() == ["scratch", "", "hopper", "", 0, 0, 2.0]
+    assert found.columns.tolist() == [*Run._fields, *Point.__dataclass_fields__]
+    assert found.iloc[1].tolist() == ["finetune", "walker2d", "hopper", "unfreeze1", 2, 5, 75, 0.5, 0.1, 1e-4, 7, 9]
+    assert found.iloc[2].tolist() == ["scratch", "", "hopper", "", 0, 0, 0, 2.0, 0.1, 1e-4, 7, 9]

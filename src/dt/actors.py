@@ -11,13 +11,14 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from dt.environments import make_environment
+from dt.files import reading, refuse_pickle
 from dt.runs import ExpectedError
 
 LOG_STD_RANGE = (-20.0, 2.0)
+KIND = "an expert actor"
 LAYERS = ("Dense_0", "Dense_1", "Dense_2", "Dense_3")
 
 
@@ -38,13 +39,12 @@ class Actor:
     @classmethod
     def load(cls, path: Path) -> Actor:
         """Read an actor from safetensors; raises ActorError if it is not one."""
-        try:
+        refuse_pickle(path, KIND, ActorError)
+        with reading(path, KIND, ActorError):
             weights = load_file(path)
-        except SafetensorError as error:
-            raise ActorError(f"{path} is not an expert actor: {error}") from error
-        missing = {f"params.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")} - weights.keys()
-        if missing:
-            raise ActorError(f"{path} is not an expert actor: it lacks {', '.join(sorted(missing))}")
+        problem = _first_problem(weights)
+        if problem:
+            raise ActorError(f"{path} is not {KIND}: {problem}")
         return cls(weights)
 
     @property
@@ -67,6 +67,25 @@ class Actor:
     def _layer(self, number: int, inputs: np.ndarray) -> np.ndarray:
         name = f"params.{LAYERS[number]}"
         return inputs @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+
+
+def _first_problem(weights: dict[str, np.ndarray]) -> str | None:
+    missing = {f"params.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")} - weights.keys()
+    if missing:
+        return f"it lacks {', '.join(sorted(missing))}"
+    inputs = None
+    for layer in LAYERS:
+        weight, bias = weights[f"params.{layer}.weight"], weights[f"params.{layer}.bias"]
+        if weight.dtype != np.float32 or bias.dtype != np.float32:
+            return f"{layer} is {weight.dtype} and {bias.dtype}; expected float32"
+        if weight.ndim != 2 or bias.shape != weight.shape[:1] or inputs not in (None, weight.shape[1]):
+            return f"{layer} has weights {weight.shape} and biases {bias.shape}, which do not fit its inputs"
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            return f"{layer} holds values that are not finite"
+        inputs = inputs if layer == LAYERS[2] else weight.shape[0]  # the last two both follow the second
+    if weights["params.Dense_2.bias"].shape != weights["params.Dense_3.bias"].shape:
+        return "its mean and its deviation are of different sizes"
+    return None
 
 
 @dataclass(frozen=True)

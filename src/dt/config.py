@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
+from dt.files import reason
 from dt.runs import ExpectedError, context_range, unfrozen_layers
 
 NUMBER_OR_TRUTH = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|true|false")
+LARGEST = 1e30  # of a number: float32 holds it
+MOST_VALUES, DEEPEST = 100_000, 20
+TEMPLATE = "__use_yte__"  # makes Snakemake run the Python expressions in a file
+MERGE = "tag:yaml.org,2002:merge"
 EXPONENT_HINT = " (YAML reads 1e-4 as text; write 1.0e-4)"
 
 
@@ -25,6 +30,8 @@ class ConfigError(ExpectedError):
 
 def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
     """Raise ConfigError with every problem: key path, what was found, what is allowed."""
+    for problem in _oversized(config):
+        raise ConfigError(problem)  # the schema's check would print it in full
     errors = sorted(_Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
     problems = [problem for error in errors for problem in _describe(error)]
     wrong_blocks = {error.absolute_path[0] for error in errors if error.absolute_path}
@@ -32,6 +39,17 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
         problems += _relations({key: block for key, block in config.items() if key not in wrong_blocks})
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def check_files(paths: Iterable[str | Path]) -> None:
+    """Raise ConfigError for a configuration file that cannot be read, or has a key twice; absent ones are none."""
+    for path in filter(Path.is_file, map(Path, paths)):
+        try:
+            problems = _file_problems(path.read_text(encoding="utf-8"))
+        except Exception as error:  # readers of wrong YAML raise nearly anything
+            problems = [f"cannot be read as YAML ({reason(error)})"]
+        if problems:
+            raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
 
 
 def plain(value: Any) -> Any:
@@ -56,6 +74,61 @@ _Validator = validators.extend(
 )
 
 
+def _file_problems(text: str) -> list[str]:
+    try:
+        return list(_oversized(json.loads(text)))  # as Snakemake tries first; tabs are fine in JSON
+    except ValueError:
+        loader = yaml.SafeLoader(text)  # not the one in C: it crashes on what is nested 30000 deep
+    node = loader.get_single_node()
+    problems = list(_duplicates(node))
+    if problems or node is None:
+        return problems
+    value = loader.construct_document(node)
+    if isinstance(value, dict) and TEMPLATE in value:
+        return [f"{TEMPLATE}: unknown key; a configuration is no template, which could run any program"]
+    return list(_oversized(value))
+
+
+def _oversized(config: Any) -> Iterator[str]:
+    """What no setting holds, and what cannot be shown or walked to its end: deep, endless or huge values."""
+    waiting, count = [("the configuration", config, 0)], 0
+    while waiting:
+        path, value, depth = waiting.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            yield f"{path}: nested without end, or too much; allowed are {DEEPEST} levels, {MOST_VALUES} values in all"
+            return
+        if type(value) is int and abs(value) >= 2**63:
+            yield f"{path}: found an integer of {value.bit_length()} bits; allowed are 64"
+        prefix = f"{path}." if depth else ""
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                name = key[:60] if isinstance(key, str) else f"({type(key).__name__})"
+                waiting += [(f"{prefix}{name!r}".replace("'", ""), part, depth + 1) for part in (key, item)]
+        elif isinstance(value, list | tuple | set):
+            waiting += [(f"{prefix}{number}", item, depth + 1) for number, item in enumerate(value)]
+
+
+def _duplicates(node: yaml.Node | None) -> Iterator[str]:
+    """Keys that stand twice in one mapping below `node`."""
+    waiting, seen = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            known = set()
+            for key, value in node.value:
+                waiting += [key, value]
+                if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                    if (key.tag, key.value) in known:
+                        yield f"line {key.start_mark.line + 1}: {key.value!r:.60} stands twice; allowed is once"
+                    known.add((key.tag, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+
+
 def _describe(error: ValidationError) -> Iterator[str]:
     path = ".".join(str(part) for part in error.absolute_path)
     prefix = f"{path}." if path else ""
@@ -73,7 +146,7 @@ def _describe(error: ValidationError) -> Iterator[str]:
 
 def _allowed(error: ValidationError) -> str:
     value = error.validator_value
-    if error.validator == "oneOf":
+    if error.validator in ("oneOf", "pattern") and "description" in error.schema:
         return error.schema["description"]
     return {
         "type": f"a value of type {value}" + (EXPONENT_HINT if _is_exponent(error.instance) else ""),
@@ -84,7 +157,7 @@ def _allowed(error: ValidationError) -> str:
         "exclusiveMaximum": f"a value < {value}",
         "minItems": f"a list of at least {value}",
         "maxItems": f"a list of at most {value}",
-        "minLength": "a text that is not empty",
+        "maxLength": f"at most {value} characters",
         "minProperties": f"at least {value} entry",
         "uniqueItems": "every entry only once",
         "pattern": f"a text that matches {value}",
@@ -113,8 +186,8 @@ def _check_numbers(value: Any, path: str = "") -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _check_numbers(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{path}: found {value}; allowed is a finite number"
+    elif isinstance(value, float) and not abs(value) <= LARGEST:
+        yield f"{path}: found {value}; allowed is a finite number, at most {LARGEST:g}"
 
 
 def _check_names(config: dict[str, Any]) -> Iterator[str]:
@@ -152,7 +225,7 @@ def _check_budget(config: dict[str, Any]) -> Iterator[str]:
     if trajectories < batch_size:
         yield f"data.trajectories: found {trajectories}; allowed is at least training.batch_size ({batch_size})"
     epochs = min(config["training"]["epochs"], config["training"]["pretrain_epochs"])
-    points, final_points = math.ceil(epochs / config["evaluation"]["every"]), config["report"]["final_points"]
+    points, final_points = -(-epochs // config["evaluation"]["every"]), config["report"]["final_points"]
     if final_points > points:
         yield f"report.final_points: found {final_points}; allowed is at most {points}, the points after epoch 0"
 

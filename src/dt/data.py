@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from dt.files import write_whole
+from dt.files import reading, write_whole
 from dt.runs import ExpectedError
 
-SMALLEST_STD = 1e-6
-ARRAYS = ("states", "actions", "returns_to_go", "starts")
+ARRAYS = {
+    "states": (2, "f4"),
+    "actions": (2, "f4"),
+    "returns_to_go": (1, "f4"),
+    "starts": (1, "i8"),
+}  # dimensions, type
+REMAKE = "delete it, and snakemake makes it anew"
 
 
 class DataError(ExpectedError):
@@ -44,8 +50,12 @@ class Trajectories:
 
     @classmethod
     def open(cls, folder: Path) -> Trajectories:
-        """Memory-map the arrays of a folder: jobs on one machine share one copy."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS))
+        """Memory-map the arrays of a folder: jobs on one machine share one copy. Raises DataError unless they fit."""
+        arrays = {name: _open_array(folder / f"{name}.npy", *kind) for name, kind in ARRAYS.items()}
+        starts, rows = arrays["starts"], {len(arrays[name]) for name in ARRAYS if name != "starts"}
+        if len(starts) < 2 or starts[0] != 0 or (np.diff(starts) < 1).any() or rows != {int(starts[-1])}:
+            raise DataError(f"the arrays in {folder} do not belong together; {REMAKE}")
+        return cls(**arrays)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,26 @@ class Normalisation:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
+def read_stats(path: Path) -> dict[str, Any]:
+    """A stats file; raises DataError unless it holds means and deviations that can normalise."""
+    with reading(path, "a statistics file", DataError, REMAKE):
+        stats = json.loads(path.read_text(encoding="utf-8"))
+        moments = {name: (stats[name]["mean"], stats[name]["std"]) for name in ("states", "actions")}
+        for name, (means, stds) in moments.items():
+            finite = all(type(value) is float and math.isfinite(value) for value in (*means, *stds))
+            if not (finite and len(means) == len(stds) > 0 and min(stds) > 0):
+                raise DataError(f"{path}: {name} have no finite means and deviations > 0; {REMAKE}")
+    return stats
+
+
+def check_sizes(trajectories: Trajectories, stats: dict[str, Any], folder: Path) -> None:
+    """Raise DataError unless the arrays in `folder` are as wide as their statistics."""
+    for name in ("states", "actions"):
+        found, expected = getattr(trajectories, name).shape[1], len(stats[name]["mean"])
+        if found != expected:
+            raise DataError(f"{folder / name}.npy has {found} columns, but its statistics {expected}; {REMAKE}")
+
+
 @dataclass(frozen=True)
 class Windows:
     """A batch of B windows of K steps, normalised; positions after an episode's end are zero and `mask` is False.
@@ -106,36 +136,6 @@ def returns_to_go(rewards: np.ndarray, starts: np.ndarray, gamma: float) -> np.n
         positions = starts[1:][lengths >= back] - back
         result[positions] += gamma * result[positions + 1]
     return result
-
-
-def read_minari(folder: Path, trajectories: int, gamma: float) -> tuple[Trajectories, dict[str, Any]]:
-    """The first `trajectories` episodes of the Minari dataset in `folder`, and its statistics.
-
-    Raises DataError if there are fewer episodes than asked for.
-    """
-    from minari import MinariDataset
-
-    dataset = MinariDataset(folder / "data")
-    if dataset.total_episodes < trajectories:
-        raise DataError(f"{folder} holds {dataset.total_episodes} episodes; data.trajectories asks for {trajectories}")
-    episodes = list(dataset.iterate_episodes(range(trajectories)))
-    starts = np.concatenate([[0], np.cumsum([len(episode.rewards) for episode in episodes])]).astype(np.int64)
-    states = np.concatenate([episode.observations[:-1] for episode in episodes])
-    actions = np.concatenate([episode.actions for episode in episodes])
-    rewards = np.concatenate([episode.rewards for episode in episodes]).astype(np.float64)
-    rtg = returns_to_go(rewards, starts, gamma)
-    flat = Trajectories(states.astype(np.float32), actions.astype(np.float32), rtg.astype(np.float32), starts)
-    totals = np.add.reduceat(rewards, starts[:-1])
-    stats = {
-        "trajectories": trajectories,
-        "transitions": int(starts[-1]),
-        "states": _moments(states),
-        "actions": _moments(actions),
-        "returns": _spread(totals),
-        "lengths": _spread(flat.lengths),
-        "sha256": hashlib.sha256((folder / "data" / "main_data.hdf5").read_bytes()).hexdigest(),
-    }
-    return flat, stats
 
 
 def batches(
@@ -179,15 +179,11 @@ def gather(
     )
 
 
-def _moments(values: np.ndarray) -> dict[str, list[float]]:
-    values = values.astype(np.float64)
-    return {"mean": values.mean(0).tolist(), "std": np.maximum(values.std(0), SMALLEST_STD).tolist()}
-
-
-def _spread(values: np.ndarray) -> dict[str, float]:
-    return {
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values)),
-        "min": float(np.min(values)),
-        "max": float(np.max(values)),
-    }
+def _open_array(path: Path, dimensions: int, kind: str) -> np.ndarray:
+    with reading(path, "an array without objects", DataError, REMAKE):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim != dimensions or array.dtype != np.dtype(kind):
+            raise DataError(
+                f"{path} has {array.ndim} dimensions of {array.dtype}; expected {dimensions} of {kind}; {REMAKE}"
+            )
+    return array

@@ -17,6 +17,7 @@ import gymnasium
 
 from dt.actors import Actor, Rollout, rollouts
 from dt.environments import make_environment
+from dt.files import reading, reason
 from dt.runs import ExpectedError
 from dt.streams import integer, reset_seeds, stream
 
@@ -36,6 +37,7 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
     actor, env_id = Actor.load(actor_path), environment["gymnasium"]
     action_noise = environment.get("action_noise", 1.0)
     _check_sizes(actor, actor_path, env_id)
+    algorithm = _algorithm(actor_path.with_suffix(".json"))
     spec = gymnasium.spec(env_id)
     seeds = reset_seeds(stream("reset", name), trajectories)
     started, buffers, returns = time.perf_counter(), [], []
@@ -47,7 +49,6 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
             left = (trajectories - len(returns)) / rate
             mean = sum(returns) / len(returns)
             log.info("trajectory %d/%d mean return %.0f left %.0f s", len(returns), trajectories, mean, left)
-    card = json.loads(actor_path.with_suffix(".json").read_text())
     with _minari_root(folder) as root:
         from minari import create_dataset_from_buffers
 
@@ -56,7 +57,7 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
             buffers,
             env=spec,
             eval_env=spec,
-            algorithm_name=card["algorithm"],
+            algorithm_name=algorithm,
             author="dt",
             author_email="none",
             code_permalink="none",
@@ -73,9 +74,8 @@ def download(minari_id: str, folder: Path) -> None:
         try:
             download_dataset(minari_id)
         except Exception as error:  # the hub's clients raise whatever their network library does
-            reason = " ".join(str(error).split())[:200]
             raise DatasetError(
-                f"Minari dataset {minari_id} could not be downloaded ({type(error).__name__}: {reason});"
+                f"Minari dataset {minari_id} could not be downloaded ({reason(error)});"
                 " check the connection to the Minari hub, or set `data.source: experts` to make the data here"
             ) from error
         _put(root / minari_id, folder)
@@ -88,6 +88,14 @@ def _check_sizes(actor: Actor, path: Path, env_id: str) -> None:
     environment.close()
     if found != expected:
         raise DatasetError(f"{path} has (state, action) sizes {found}, but {env_id} has {expected}")
+
+
+def _algorithm(card: Path) -> str:
+    with reading(card, "the model card of an expert actor", DatasetError):
+        algorithm = json.loads(card.read_text(encoding="utf-8"))["algorithm"]
+        if not isinstance(algorithm, str):
+            raise TypeError(f"algorithm is {algorithm!r:.40}")
+    return algorithm
 
 
 def _episode_buffer(rollout: Rollout) -> Any:

@@ -6,6 +6,7 @@ import logging
 
 import gymnasium
 
+from dt.files import reason
 from dt.runs import ExpectedError
 
 log = logging.getLogger(__name__)
@@ -18,13 +19,20 @@ class EnvironmentNameError(ExpectedError):
 def make_environment(env_id: str) -> gymnasium.Env:
     """The registered environment with its time limit, without Gymnasium's checks of every step.
 
-    Raises EnvironmentNameError as `time_limit` does.
+    Raises EnvironmentNameError as `time_limit` does, and if it cannot be made or its states and actions are no vectors.
     """
     import mujoco  # here, for who only asks for a time limit
 
     time_limit(env_id)
     mujoco.set_mju_user_warning(_log_warning)  # its default is a file in the working directory
-    return gymnasium.make(env_id, disable_env_checker=True)
+    try:
+        environment = gymnasium.make(env_id, disable_env_checker=True)
+    except Exception as error:  # of the environment's own code
+        raise EnvironmentNameError(f"{env_id} cannot be made ({reason(error)})") from error
+    for what, space in (("states", environment.observation_space), ("actions", environment.action_space)):
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise EnvironmentNameError(f"{env_id} has {what} of {space}; expected a Box with one dimension")
+    return environment
 
 
 def time_limit(env_id: str) -> int:
@@ -32,7 +40,7 @@ def time_limit(env_id: str) -> int:
     try:
         limit = gymnasium.spec(env_id).max_episode_steps
     except gymnasium.error.Error as error:
-        raise EnvironmentNameError(f"Gymnasium has no environment {env_id}: {error}") from error
+        raise EnvironmentNameError(f"Gymnasium has no environment {env_id} ({reason(error)})") from error
     if limit is None:
         raise EnvironmentNameError(f"{env_id} has no time limit; register it with max_episode_steps")
     return limit

@@ -11,12 +11,12 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from dt.acting import ActingTransformer
 from dt.environments import make_environment
-from dt.policy import Policy
+from dt.policy import Policy, PolicyError
+from dt.snapshots import read_snapshot, snapshot_epochs
 
 log = logging.getLogger(__name__)
 
@@ -36,31 +36,42 @@ def evaluate(
     """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`.
 
     On the device of `policy.model`. A GPU takes all snapshots in one batch; a CPU one after another, whose weights and
-    tokens then stay in its caches.
+    tokens then stay in its caches. Raises PolicyError if the policy or a snapshot does not fit the environment or each
+    other.
     """
-    device = policy.model.final_norm.weight.device
-    with safe_open(snapshots, framework="pt", device=str(device)) as file:
-        epochs = sorted({int(name.split("/")[0]) for name in file.keys()})
-        if len(epochs) != len(seeds):
-            raise ValueError(f"{snapshots} holds {len(epochs)} snapshots, but there are start seeds for {len(seeds)}")
-        together = max(1, len(epochs) - skip) if device.type == "cuda" else 1
-        environments = [make_environment(policy.task.gymnasium) for _ in range(together * seeds.shape[1])]
-        started = time.perf_counter()
-        for start in range(skip, len(epochs), together):
-            part = slice(start, start + together)
-            weights = [
-                {name: file.get_tensor(f"{epoch}/{name}") for name in policy.model.state_dict()}
-                for epoch in epochs[part]
-            ]
-            results = roll_out(policy, weights, environments, target_return, seeds[part])
-            done = start + len(results)
-            left = (time.perf_counter() - started) / (done - skip) * (len(epochs) - done)
-            for epoch, episodes in zip(epochs[part], results, strict=True):
-                means = np.mean([e.total for e in episodes]), np.mean([e.length for e in episodes])
-                log.info("epoch %d mean return %.0f mean length %.0f left %.0f s", epoch, *means, left)
-                yield epoch, episodes
+    epochs, on_gpu = snapshot_epochs(snapshots), policy.model.final_norm.weight.is_cuda
+    together = max(1, len(epochs) - skip) if on_gpu else 1
+    environments = [make_environment(policy.task.gymnasium) for _ in range(together * seeds.shape[1])]
+    check_fit(policy, environments[0])
+    started = time.perf_counter()
+    for start in range(skip, len(epochs), together):
+        part = slice(start, start + together)
+        weights = [read_snapshot(snapshots, epoch, policy.model) for epoch in epochs[part]]
+        results = roll_out(policy, weights, environments, target_return, seeds[part])
+        done = start + len(results)
+        left = (time.perf_counter() - started) / (done - skip) * (len(epochs) - done)
+        for epoch, episodes in zip(epochs[part], results, strict=True):
+            means = np.mean([e.total for e in episodes]), np.mean([e.length for e in episodes])
+            log.info("epoch %d mean return %.0f mean length %.0f left %.0f s", epoch, *means, left)
+            yield epoch, episodes
     for environment in environments:
         environment.close()
+
+
+def check_fit(policy: Policy, environment: gymnasium.Env) -> None:
+    """Raise PolicyError unless the policy has the environment's sizes and time steps for a whole episode."""
+    architecture, limit = policy.model.architecture, environment.spec.max_episode_steps
+    sizes = {
+        "states": (architecture.state_size, environment.observation_space.shape[0]),
+        "actions": (architecture.action_size, environment.action_space.shape[0]),
+    }
+    for what, (found, expected) in sizes.items():
+        if found != expected:
+            raise PolicyError(
+                f"the policy has {what} of size {found}, but those of {policy.task.gymnasium} have {expected}"
+            )
+    if architecture.max_episode_length < limit:
+        raise PolicyError(f"the policy knows {architecture.max_episode_length} time steps; an episode may have {limit}")
 
 
 def roll_out(

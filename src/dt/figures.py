@@ -60,7 +60,9 @@ def transfer_figure(returns: pd.DataFrame, config: dict[str, Any]) -> plt.Figure
                 linewidth=1.2,
                 ax=axis,
             )
-            axis.set(title=f"({chr(97 + number)}) {config['environments'][target]['title']}", xlabel="epoch")
+            title = f"({chr(97 + number)}) {config['environments'][target]['title']}"
+            axis.set_title(title, parse_math=False)  # a dollar sign is one
+            axis.set_xlabel("epoch")
             axis.set_ylabel("return" if number == 0 else "")
             axis.margins(x=0.02)
             sns.despine(ax=axis)

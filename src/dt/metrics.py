@@ -10,30 +10,61 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
+from dt.files import reading
 from dt.runs import Run
-from dt.scores import RUN_COLUMNS
+from dt.scores import RETURNS_COLUMNS, RUN_COLUMNS
 from dt.streams import stream
 
 ARM_COLUMNS = ["kind", "source", "target", "strategy"]
 TEXT_COLUMNS = dict.fromkeys(ARM_COLUMNS, str)  # so that an empty source is read as ""
+TRAINING_COLUMNS = ["epoch", "step", "loss", "gradient_norm", "learning_rate", "trainable", "parameters"]
+REMAKE = "delete it, and snakemake makes it anew"
 STATISTICS = ("final_return", "final_score", "curve_return", "curve_score")
 
 
-def read_returns(paths: Iterable[Path]) -> pd.DataFrame:
-    """The episodes of several runs, with the columns of `scores.RETURNS_COLUMNS`."""
+def read_returns(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
+    """The episodes of several runs, with the columns of `scores.RETURNS_COLUMNS`.
+
+    Raises BrokenFileError unless each table is whole, and that of its run (`Run.path`).
+    """
     options = {"dtype": TEXT_COLUMNS, "keep_default_na": False}
-    return pd.concat([pd.read_csv(path, **options) for path in paths], ignore_index=True)
+    tables = []
+    for run, path in zip(runs, paths, strict=True):
+        with reading(path, f"a table of returns of {run}", cure=REMAKE):
+            table = pd.read_csv(path, **options)
+            _check_columns(table, RETURNS_COLUMNS, reals=["return", "score"])
+            if set(table[RUN_COLUMNS].itertuples(index=False, name=None)) != {tuple(Run.from_path(run))}:
+                raise ValueError("it has rows of another run")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def read_training(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
-    """The evaluation points of several runs, each table with the identity of its run (`Run.path`) in front."""
+    """The evaluation points of several runs, each table with the identity of its run (`Run.path`) in front.
+
+    Raises BrokenFileError unless each table is whole.
+    """
     tables = []
     for run, path in zip(runs, paths, strict=True):
-        table = pd.read_csv(path)
+        with reading(path, f"a training table of {run}", cure=REMAKE):
+            table = pd.read_csv(path)
+            # before the first step there are no loss and no norm: they may be NaN
+            _check_columns(table, TRAINING_COLUMNS, reals=["learning_rate"], others=["loss", "gradient_norm"])
         for position, (column, value) in enumerate(Run.from_path(run)._asdict().items()):
             table.insert(position, column, value)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _check_columns(table: pd.DataFrame, columns: list[str], reals: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Raise ValueError unless the table has rows, and columns of finite `reals`, any numbers in `others`, integers."""
+    if list(table.columns) != columns or not isinstance(table.index, pd.RangeIndex) or table.empty:
+        found = ", ".join(map(str, table.columns))
+        raise ValueError(f"it has {len(table)} rows of {found}; expected {', '.join(columns)}")
+    for column in table.columns.difference(ARM_COLUMNS):
+        kinds = "if" if column in (*reals, *others) else "i"
+        if table[column].dtype.kind not in kinds or not (column in others or np.isfinite(table[column]).all()):
+            raise ValueError(f"{column} holds something else than {'integers' if kinds == 'i' else 'finite numbers'}")
 
 
 def interval(values: np.ndarray, confidence: float, resamples: int, name: str) -> tuple[float, float]:

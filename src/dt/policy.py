@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dt.data import Normalisation
-from dt.files import write_whole
-from dt.model import Architecture, DecisionTransformer
+from dt.files import reading, refuse_pickle, write_whole
+from dt.model import ACTIVATIONS, Architecture, DecisionTransformer
 from dt.runs import ExpectedError, context_range
 from dt.streams import integer
 
 METADATA_KEY = "policy"
+KIND = "a policy of this project"
+SIZES = ("state_size", "action_size", "layers", "width", "heads", "max_episode_length")
+LARGEST = 1e30  # of a number in a policy's description; a float32 holds it
 
 
 class PolicyError(ExpectedError):
@@ -89,14 +93,74 @@ def save_policy(policy: Policy, path: Path) -> None:
     write_whole(path, lambda unfinished: save_file(weights, unfinished, metadata=metadata))
 
 
-def load_policy(path: Path) -> Policy:
-    """Raises PolicyError if the file is not a whole policy."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})[METADATA_KEY])
-            model = DecisionTransformer(Architecture(**description["architecture"]))
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
-            normalisation = Normalisation.from_lists(description["normalisation"])
-            return Policy(model, normalisation, Task(**description["task"]))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise PolicyError(f"{path} is not a policy of this project: {error}") from error
+def load_policy(path: Path, environment: str | None = None) -> Policy:
+    """Raises PolicyError unless the file is a whole policy, of `environment` if given; a pickle is refused unread."""
+    refuse_pickle(path, KIND, PolicyError)
+    with reading(path, KIND, PolicyError), safe_open(path, framework="pt") as file:
+        description = json.loads((file.metadata() or {})[METADATA_KEY])
+        architecture = Architecture(**description["architecture"])
+        normalisation = Normalisation.from_lists(description["normalisation"])
+        task = Task(**description["task"])
+        problem = _first_problem(architecture, normalisation, task, tensors=len(file.keys()))
+        if problem:
+            raise PolicyError(f"{path} is not {KIND}: {problem}")
+        if environment not in (None, task.environment):
+            raise PolicyError(f"{path} is a policy of {task.environment!r:.40}; expected one of {environment}")
+        with torch.device("meta"):  # no memory before the shapes in the file agree
+            model = DecisionTransformer(architecture)
+        weights = read_weights(path, file, model)
+        model.to_empty(device="cpu").load_state_dict(weights)
+        return Policy(model, normalisation, task)
+
+
+def read_weights(path: Path, file: Any, model: DecisionTransformer, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors called `prefix…` of an open safetensors file; raises PolicyError unless they are those of `model`."""
+    expected = model.state_dict()
+    found = {name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)}
+    for names, problem in ((expected.keys() - found, "lacks"), (found - expected.keys(), "has an unknown")):
+        if names:
+            raise PolicyError(f"{path} {problem} {prefix}{min(names)!r:.80} (of {len(names)})")
+    for name, weight in expected.items():
+        part = file.get_slice(f"{prefix}{name}")
+        if part.get_dtype() != "F32" or tuple(part.get_shape()) != tuple(weight.shape):
+            kind = f"{part.get_dtype()} {part.get_shape()}"
+            raise PolicyError(f"{path}: {prefix}{name} is {kind}; expected F32 {list(weight.shape)}")
+    weights = {name: file.get_tensor(f"{prefix}{name}") for name in expected}
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise PolicyError(f"{path}: {prefix}{name} holds values that are not finite")
+    return weights
+
+
+def _first_problem(architecture: Architecture, normalisation: Normalisation, task: Task, tensors: int) -> str | None:
+    """What makes a policy's description impossible."""
+    sizes = {name: value for name, value in vars(architecture).items() if name in SIZES} | {"context": task.context}
+    for name, value in sizes.items():
+        if type(value) is not int or not 1 <= value < 2**31:
+            return f"{name} is {value!r:.40}; expected an integer ≥ 1"
+    if task.context > architecture.max_episode_length:
+        return f"context is {task.context}, beyond its {architecture.max_episode_length} time steps"
+    if architecture.layers > tensors or architecture.width % architecture.heads:
+        return f"it has no {architecture.layers} layers of width {architecture.width} and {architecture.heads} heads"
+    if architecture.activation not in ACTIVATIONS or type(architecture.action_tanh) is not bool:
+        return f"its activation is {architecture.activation!r:.40}, action_tanh {architecture.action_tanh!r:.40}"
+    numbers = {"dropout": architecture.dropout, "gamma": task.gamma, "reward_scale": normalisation.reward_scale}
+    for name, value in numbers.items():
+        if not (_finite(value) and value >= 0 and (value > 0 or name == "dropout")):
+            return f"{name} is {value!r:.40}"
+    if architecture.dropout >= 1 or task.gamma > 1:
+        return f"dropout is {architecture.dropout}, gamma {task.gamma}"
+    for what, size in (("state", architecture.state_size), ("action", architecture.action_size)):
+        mean, std = getattr(normalisation, f"{what}_mean"), getattr(normalisation, f"{what}_std")
+        for values in (mean, std):
+            if not (isinstance(values, tuple) and len(values) == size and all(map(_finite, values))):
+                return f"its normalisation is not that of {size} {what} components"
+        if min(std) <= 0:
+            return f"{what}_std holds {min(std)}; expected values > 0"
+    if not (isinstance(task.environment, str) and isinstance(task.gymnasium, str)):
+        return f"its environment is {task.environment!r:.40}, {task.gymnasium!r:.40}"
+    return None
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dt.files import write_whole
+from dt.files import reading, write_whole
 from dt.runs import Run
 
 RUN_COLUMNS = list(Run._fields)
@@ -20,9 +20,13 @@ def score(returns: Any, reference: dict[str, float]) -> Any:
 
 
 def read_steps(training: Path) -> dict[int, int]:
-    """Epoch → optimiser step of every evaluation point, from a run's training.csv."""
-    with training.open(newline="") as file:
-        return {int(row["epoch"]): int(row["step"]) for row in csv.DictReader(file)}
+    """Epoch → optimiser step of every evaluation point, from a run's training.csv; raises BrokenFileError."""
+    with reading(training, "a table of evaluation points"), training.open(newline="", encoding="utf-8") as file:
+        points = [(int(row["epoch"]), int(row["step"])) for row in csv.DictReader(file)]
+        steps = dict(points)
+        if not points or len(steps) < len(points):
+            raise ValueError(f"{len(points)} rows for {len(steps)} epochs")
+    return steps
 
 
 def write_returns(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from torch import nn
 
-from dt.policy import Policy
+from dt.policy import Policy, PolicyError
 from dt.runs import unfrozen_layers
 
 
 def adapt(policy: Policy, target: Policy) -> list[str]:
     """Overwrite the fresh `target` with every weight of `policy` whose name and shape fit; returns the names kept.
 
-    What does not fit (embeddings and heads of another state or action size) stays as `target` was initialised.
+    What does not fit (embeddings and heads of another state or action size) stays as `target` was initialised. Raises
+    PolicyError if the encoders differ: nothing would be transferred.
     """
+    for part in ("layers", "width", "heads"):
+        found, expected = (getattr(each.model.architecture, part) for each in (policy, target))
+        if found != expected:
+            raise PolicyError(
+                f"the source policy of {policy.task.environment} has model.{part} {found}, but {expected} is asked for;"
+                " pre-train it with the same model"
+            )
     source, weights = policy.model.state_dict(), target.model.state_dict()
     fitting = [name for name, weight in weights.items() if name in source and source[name].shape == weight.shape]
     target.model.load_state_dict({name: source[name] if name in fitting else weights[name] for name in weights})

@@ -63,6 +63,12 @@ def dataset_settings(wildcards):
     return settings(**block, trajectories=config["data"]["trajectories"]) if experts else settings(**block)
 
 
+def stats_settings(wildcards):
+    """What arrays and statistics depend on besides the dataset; `gymnasium` is what the data are checked against."""
+    gymnasium = environment_settings(wildcards.environment, "gymnasium")
+    return settings(trajectories=config["data"]["trajectories"], gamma=config["data"]["gamma"], **gymnasium)
+
+
 def train_settings(name):
     """What training on the environment `name` depends on."""
     keys = ("gymnasium", "reward_scale")

@@ -54,7 +54,7 @@ rule stats:
         runtime=30,
     params:
         code=code("stats"),
-        settings=settings(trajectories=config["data"]["trajectories"], gamma=config["data"]["gamma"]),
+        settings=stats_settings,
         arrays=subpath(output.stats, strip_suffix=".json"),
     message:
         "Arrays and statistics: {wildcards.environment}"

@@ -58,8 +58,9 @@ rule figures:
     params:
         code=code("figures"),
         settings=figure_settings,
+        runs=figure_runs,
     message:
         "Figure {wildcards.figure}"
     shell:
-        "python workflow/scripts/figures.py --settings {params.settings:q} --returns {input}"
+        "python workflow/scripts/figures.py --settings {params.settings:q} --runs {params.runs} --returns {input}"
         " --figures {output} > {log} 2>&1"

@@ -12,6 +12,7 @@ from dt.fingerprint import fingerprint
 from dt.machine import device, use_one_thread
 from dt.policy import load_policy
 from dt.scores import read_steps, score, write_returns
+from dt.snapshots import check_epochs
 from dt.streams import reset_seeds, run_stream
 
 
@@ -26,10 +27,11 @@ def evaluate() -> None:
     given = arguments.parse_args()
     use_one_thread()
     steps = read_steps(given.training)
+    check_epochs(given.snapshots, given.training, steps)
     episodes = given.settings["episodes"]
     seeds = reset_seeds(run_stream("evaluation", given.run), len(steps) * episodes)
     seeds = np.reshape(seeds, (len(steps), episodes))
-    policy = load_policy(given.policy)
+    policy = load_policy(given.policy, given.run.environment)
     policy.model.to(device(given.settings["device"])).compute_in(given.settings["precision"])
     place = device(given.settings["device"]).type, version("torch"), version("mujoco")
     key = digest(fingerprint(Path(__file__)), given.run, given.settings, place, given.policy, given.snapshots)

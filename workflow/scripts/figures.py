@@ -9,10 +9,11 @@ from dt.metrics import read_returns
 
 def figures() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--returns", type=Path, nargs="+", required=True, help="tables of the runs")
+    arguments.add_argument("--runs", nargs="+", required=True, help="such as finetune/hopper/walker2d/unfreeze1/seed0")
+    arguments.add_argument("--returns", type=Path, nargs="+", required=True, help="returns.csv of every run")
     arguments.add_argument("--figures", type=Path, nargs="+", required=True, help=".png and .pdf files to write")
     given = arguments.parse_args()
-    figure = transfer_figure(read_returns(given.returns), given.settings)
+    figure = transfer_figure(read_returns(given.runs, given.returns), given.settings)
     for path in given.figures:
         save_figure(figure, path)
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from dt.cli import main, parser
-from dt.data import read_minari
 from dt.files import write_whole
+from dt.stats import read_minari
 
 
 def stats() -> None:
@@ -14,7 +14,8 @@ def stats() -> None:
     arguments.add_argument("--arrays", type=Path, required=True, help="folder for the arrays")
     arguments.add_argument("--stats", type=Path, required=True, help="JSON file to write")
     given = arguments.parse_args()
-    flat, statistics = read_minari(given.dataset, given.settings["trajectories"], given.settings["gamma"])
+    settings = given.settings
+    flat, statistics = read_minari(given.dataset, settings["trajectories"], settings["gamma"], settings["gymnasium"])
     flat.save(given.arrays)
     write_whole(given.stats, lambda path: path.write_text(json.dumps(statistics, indent=1) + "\n"))
 

@@ -16,7 +16,7 @@ def tables() -> None:
     arguments.add_argument("--training", type=Path, nargs="+", required=True, help="training.csv of every run")
     arguments.add_argument("--tables", type=Path, required=True, help="folder to write to")
     given = arguments.parse_args()
-    returns = read_returns(given.returns)
+    returns = read_returns(given.runs, given.returns)
     training = read_training(given.runs, given.training)
     parts = {"returns": returns, "training": training, "summary": summary(returns, training, given.settings)}
     for name, table in parts.items():

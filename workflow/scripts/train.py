@@ -1,12 +1,11 @@
 """Train one policy: pre-train, fine-tune a source policy (--source-policy), or train from scratch."""
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 
 from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
-from dt.data import Trajectories
+from dt.data import Trajectories, check_sizes, read_stats
 from dt.fingerprint import fingerprint
 from dt.machine import device, use_fastest_products, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
@@ -28,10 +27,12 @@ def train() -> None:
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
-    run, statistics = given.run, json.loads(given.stats.read_text())
+    run, statistics = given.run, read_stats(given.stats)
+    trajectories = Trajectories.open(given.arrays)
+    check_sizes(trajectories, statistics, given.arrays)
     policy = fresh_policy(run.environment, given.settings, statistics, run_stream("weights", run))
     if given.source_policy:
-        adapt(load_policy(given.source_policy), policy)
+        adapt(load_policy(given.source_policy, run.source), policy)
         freeze(policy, run.strategy)
     made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
     place = device(given.settings["device"]).type
@@ -40,7 +41,7 @@ def train() -> None:
     key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, place, version("torch"), *made_from)
     checkpoint = Checkpoint(given.checkpoint, key)
     checkpoint.stop_on_sigterm()
-    result = train_policy(policy, Trajectories.open(given.arrays), run, given.epochs, given.settings, checkpoint)
+    result = train_policy(policy, trajectories, run, given.epochs, given.settings, checkpoint)
     result.save(given.training, given.snapshots)
     save_policy(policy, given.policy)
     checkpoint.remove()
