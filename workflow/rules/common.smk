@@ -1,5 +1,6 @@
 # Needs: config. Makes: the checked configuration, names and functions that the other rule files use.
 import json
+import os
 import re
 from functools import cache
 from hashlib import sha256
@@ -13,6 +14,7 @@ from dt.config import ConfigError, check, plain
 from dt.fingerprint import fingerprint
 from dt.runs import Run, runs
 
+os.environ["DT_SNAKEMAKE_PID"] = str(os.getpid())  # jobs that outlive this process leave its outputs alone
 SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
 
 update_config(config, plain(workflow.config_settings.config))
