@@ -28,6 +28,10 @@ wildcard_constraints:
     run=one_of(run.path for run in RUNS),
 
 
+onstart:
+    refuse_unwritable(Path(RESULTS))  # Snakemake itself answers with a traceback
+
+
 rule all:
     default_target: True
     input:

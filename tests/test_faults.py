@@ -1,6 +1,7 @@
 """What a machine may refuse a program: disk, memory, finite numbers. One sentence, exit code 1, no half file."""
 
 import json
+import os
 import resource
 import runpy
 import signal
@@ -193,6 +194,20 @@ def test_sigterm_ends_a_program_at_once_and_leaves_nothing(tmp_path: Path, monke
             assert not list(tmp_path.iterdir())
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_read_only_results_stop_before_any_job(tmp_path: Path) -> None:
+    """Simulated, since root may write anywhere but on a file system that is read-only."""
+    copy_of_the_workflow(tmp_path)
+    (tmp_path / "results").mkdir()
+    patch = "import os\nbefore = os.access\n"
+    patch += "os.access = lambda path, *rest, **named: 'results' not in str(path) and before(path, *rest, **named)\n"
+    (tmp_path / "sitecustomize.py").write_text(patch)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    output = snakemake(tmp_path, "--cores", "1", code=1, environment={"PYTHONPATH": path})
+    assert f"{tmp_path}/results cannot be written; make it writable, or name another folder with `results`" in output
+    assert "Traceback" not in output
+    assert not list((tmp_path / "results").iterdir())
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from dt.config import ConfigError, check, plain
 from dt.fingerprint import fingerprint
 from dt.runs import Run, runs
 
-os.environ["DT_SNAKEMAKE_PID"] = str(os.getpid())  # jobs that outlive this process leave its outputs alone
+os.environ.update(DT_SNAKEMAKE_PID=str(os.getpid()))  # jobs that outlive this process leave its outputs alone
 SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
 
 update_config(config, plain(workflow.config_settings.config))
@@ -32,6 +32,13 @@ ARRAYS = ["states", "actions", "returns_to_go", "starts"]
 def one_of(names):
     """A wildcard constraint that matches these names only."""
     return "|".join(re.escape(str(name)) for name in names)
+
+
+def refuse_unwritable(folder):
+    """Stop before any job if nothing can be written below a folder."""
+    place = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    if not os.access(place, os.W_OK):
+        raise WorkflowError(f"{place} cannot be written; make it writable, or name another folder with `results`")
 
 
 @cache
