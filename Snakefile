@@ -35,6 +35,10 @@ wildcard_constraints:
     run=any_run(config),
 
 
+onstart:
+    refuse_unwritable(Path(RESULTS))  # Snakemake itself answers with a traceback
+
+
 rule all:
     default_target: True
     input:

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, synthetic
 from damage import contents, run_program, try_damages
 
+from dt.broken import BrokenFileError
 from dt.data import DataError, Trajectories, check_sizes, read_stats
-from dt.files import BrokenFileError
 from dt.metrics import TRAINING_COLUMNS, read_returns, read_training
 from dt.runs import Run
 from dt.scores import RETURNS_COLUMNS, read_steps

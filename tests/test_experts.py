@@ -2,14 +2,20 @@
 
 import json
 import logging
+import signal
+import threading
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dt import experts
 from dt.actors import Actor, rollouts
 from dt.experts import model_card, train_expert
+from dt.files import write_record
+from dt.runs import StoppedError
 
 pytestmark = pytest.mark.experts
 
@@ -28,22 +34,70 @@ ENVIRONMENT = {"gymnasium": "Hopper-v5", "action_noise": 0.5}
 def test_a_stopped_training_goes_on_from_its_saved_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     train_expert("Hopper-v5", SETTINGS, tmp_path)
-    first = np.load(tmp_path / "rewards.npy")
+    first = np.load(tmp_path / "step400/rewards.npy")
     assert "resumed" not in caplog.text
     best, steps = train_expert("Hopper-v5", SETTINGS | {"steps": 800}, tmp_path)
     assert "resumed at step 400" in caplog.text
-    second = np.load(tmp_path / "rewards.npy")
+    second = np.load(tmp_path / "step800/rewards.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["step800"]
     assert len(first) == 200  # rows of two environments
     assert len(second) == 400
     assert np.array_equal(second[:200], first)
-    curve = json.loads((tmp_path / "progress.json").read_text())["curve"]
+    curve = json.loads((tmp_path / "step800/progress.json").read_text())["curve"]
     assert [point["step"] for point in curve] == [200, 400, 600, 800]
     means = {point["step"]: (point["deterministic"] + point["stochastic"]) / 2 for point in curve}
     assert means[steps] == max(means.values())
-    assert {path.suffix for path in tmp_path.iterdir()} == {".npy", ".json", ".msgpack", ".safetensors"}
+    assert {path.suffix for path in best.parent.iterdir()} == {".npy", ".json", ".msgpack", ".safetensors"}
     card = model_card(best, "hopper", ENVIRONMENT, SETTINGS, steps)
     assert card["deterministic"]["episodes"] == 100
     assert card["collected"]["action_noise"] == 0.5
+
+
+@pytest.mark.parametrize("files", range(1, 9))
+def test_a_training_killed_while_it_saves_goes_on_from_the_state_before(
+    files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`files` of the second state's are written when it ends: what is read is of one time."""
+    caplog.set_level(logging.INFO)
+    train_expert("Hopper-v5", SETTINGS | {"steps": 200}, tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "step200").iterdir()}
+    written: list[Path] = []
+
+    def write(path: Path, *given: Any) -> None:
+        if len(written) == files:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_record(path, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experts, "write_record", write)
+        with pytest.raises(KeyboardInterrupt):
+            train_expert("Hopper-v5", SETTINGS, tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "step200").iterdir()} == before
+    train_expert("Hopper-v5", SETTINGS, tmp_path)
+    assert caplog.text.count("resumed at step 200") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["step400"]
+
+
+def test_sigterm_saves_and_the_evaluations_stay_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, calls, before = threading.Event(), count(), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(stop, "is_set", lambda: next(calls) >= 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(experts, "_stop_on_sigterm", lambda: stop)
+        with pytest.raises(StoppedError, match="goes on from"):
+            train_expert("Hopper-v5", SETTINGS, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step62"]  # two environments
+    train_expert("Hopper-v5", SETTINGS, tmp_path)
+    curve = json.loads((tmp_path / "step400/progress.json").read_text())["curve"]
+    assert [point["step"] for point in curve] == [200, 400]
+    stop = experts._stop_on_sigterm()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_exported_actor_acts_like_the_trained_policy(tmp_path: Path) -> None:

@@ -215,6 +215,22 @@ def test_another_folder_and_number_of_cores_give_the_same_bytes(study: Path, tmp
     assert checksums(again / "results") == checksums(study / "results")
 
 
+@pytest.mark.slow
+def test_another_order_of_jobs_gives_the_same_bytes(study: Path, tmp_path: Path) -> None:
+    """The evaluation of a fine-tuning is wanted first, or that of a training from scratch: one core does it first."""
+    orders = []
+    for run in ("finetune/hopper/walker2d/unfreeze1/seed0", "scratch/hopper/seed0"):
+        folder = tmp_path / run.replace("/", "-")
+        folder.mkdir()
+        first = ("--scheduler", "greedy", "--prioritize", f"results/evaluations/{run}/returns.csv")
+        run_tiny_study(folder, 1, *first)
+        logs = sorted((folder / "results/logs/evaluate").rglob("*.log"), key=lambda path: path.stat().st_mtime_ns)
+        orders.append([str(path.relative_to(folder)) for path in logs])
+        assert orders[-1][0] == f"results/logs/evaluate/{run}.log"
+        assert checksums(folder / "results") == checksums(study / "results")
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
 def copy_of_the_workflow(folder: Path) -> Path:
     for part in PARTS:
         source = ROOT / part
@@ -222,9 +238,9 @@ def copy_of_the_workflow(folder: Path) -> Path:
     return folder
 
 
-def run_tiny_study(folder: Path, cores: int) -> Path:
+def run_tiny_study(folder: Path, cores: int, *arguments: str) -> Path:
     copy_of_the_workflow(folder)
-    snakemake(folder, "--cores", str(cores), "--configfile", write(folder, TINY, "tiny.yaml"))
+    snakemake(folder, "--cores", str(cores), *arguments, "--configfile", write(folder, TINY, "tiny.yaml"))
     return folder
 
 

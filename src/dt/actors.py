@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 from safetensors.numpy import load_file
 
+from dt.broken import reading, refuse_pickle
 from dt.environments import make_environment
-from dt.files import reading, refuse_pickle
 from dt.runs import ExpectedError
 
 LOG_STD_RANGE = (-20.0, 2.0)

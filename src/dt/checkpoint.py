@@ -21,18 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dt.files import write_whole
-from dt.runs import ExpectedError
+from dt.files import write_record
+from dt.runs import StoppedError
 
 SAVE_EVERY = 5.0  # seconds of work that a kill may cost
 METADATA_KEY = "checkpoint"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without flock(2)
 KEY = re.compile("[0-9a-f]{16}")
 log = logging.getLogger(__name__)
-
-
-class StoppedError(ExpectedError):
-    """The job was asked to stop, and has saved what it did."""
 
 
 class Checkpoint:
@@ -76,7 +72,7 @@ class Checkpoint:
         """A record that another one, written later, needs."""
         if self.folder:
             path, metadata = self.folder / f"{name}.safetensors", {METADATA_KEY: json.dumps(values)}
-            write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=metadata))
+            write_record(path, lambda unfinished: save_file(tensors, unfinished, metadata=metadata))
 
     def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """None if there is no such record, or none that can be read."""

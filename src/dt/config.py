@@ -13,7 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
-from dt.files import reason
+from dt.broken import reason
 from dt.runs import ExpectedError, context_range, unfrozen_layers
 
 NUMBER_OR_TRUTH = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|true|false")

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dt.files import reading, write_whole
+from dt.broken import reading
+from dt.files import write_whole
 from dt.runs import ExpectedError
 
 ARRAYS = {

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import shutil
+import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 
 from dt.actors import Actor, Rollout, rollouts
+from dt.broken import reading, reason
 from dt.environments import make_environment
-from dt.files import reading, reason
+from dt.files import WriteError, refuse_if_left_behind, sync, unfinished_path
 from dt.runs import ExpectedError
 from dt.streams import integer, reset_seeds, stream
 
@@ -52,7 +56,8 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
     with _minari_root(folder) as root:
         from minari import create_dataset_from_buffers
 
-        create_dataset_from_buffers(
+        create = partial(
+            create_dataset_from_buffers,
             f"{name}/expert-v0",
             buffers,
             env=spec,
@@ -63,6 +68,7 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
             code_permalink="none",
             description=f"{trajectories} episodes of {actor_path.name}, action noise factor {action_noise}",
         )
+        _in_a_child(create)
         _put(root / name / "expert-v0", folder)
 
 
@@ -111,7 +117,34 @@ def _episode_buffer(rollout: Rollout) -> Any:
     )
 
 
+def _in_a_child(write: Callable[[], object]) -> None:
+    """HDF5 may crash the process where a disk is full, or not say so: raises OSError if it does in a child process."""
+    child = multiprocessing.get_context("fork").Process(target=_write_and_exit, args=(write,))
+    child.start()
+    try:
+        child.join()
+    finally:
+        child.kill()
+    if child.exitcode:
+        raise OSError(f"HDF5 failed, exit code {child.exitcode}")
+
+
+def _write_and_exit(write: Callable[[], object]) -> None:
+    ignored: list[Any] = []
+    sys.excepthook, sys.unraisablehook = (lambda *_: None), ignored.append  # pages of them, when a file is closed
+    try:
+        write()
+    except Exception as error:
+        log.error("%s: %s", type(error).__name__, str(error)[:300])
+        os._exit(1)
+    os._exit(1 if ignored else 0)
+
+
 def _put(dataset: Path, folder: Path) -> None:
+    refuse_if_left_behind(folder)
+    for path in dataset.rglob("*"):
+        if path.is_file():
+            sync(path)
     if folder.exists():
         shutil.rmtree(folder)
     dataset.replace(folder)
@@ -120,16 +153,16 @@ def _put(dataset: Path, folder: Path) -> None:
 @contextmanager
 def _minari_root(folder: Path) -> Iterator[Path]:
     """A Minari home beside `folder`, to be renamed from when it is whole: a dataset is complete or absent."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    root = folder.with_name(f".unfinished-{folder.name}").resolve()
-    shutil.rmtree(root, ignore_errors=True)  # what a killed run left
-    root.mkdir()
+    root = unfinished_path(folder.resolve())
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(root)
     try:
+        root.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="minari")
             yield root
+    except OSError as error:
+        raise WriteError(folder, error) from error
     finally:
         os.environ.pop("MINARI_DATASETS_PATH")
         if before is not None:

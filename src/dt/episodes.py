@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from dt.broken import reading
 from dt.data import DataError
 from dt.environments import make_environment
-from dt.files import reading
 
 BEYOND_BOUNDS = 1e-5  # of an action's bound, that rounding may make of it
 LARGEST = 1e30  # a sum of a million such rewards is still a float32

@@ -1,30 +1,34 @@
 """Train expert actors with Stable-Baselines3's JAX implementation (extra `[experts]`), best by evaluation, resumable.
 
-The state of a stopped training (weights, optimisers, random keys, replay buffer) lies in a folder of its own, as
-msgpack and .npy: nothing is ever pickled.
+The state of a stopped training (weights, optimisers, random keys, replay buffer, best actor) lies in a folder of its
+own, as msgpack, .npy and safetensors: nothing is ever pickled. A state is one folder, renamed when it is whole.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
+import signal
 import time
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from dt.actors import Actor, rollouts
 from dt.environments import make_environment, time_limit
-from dt.files import write_whole
-from dt.runs import ExpectedError
+from dt.files import write_record
+from dt.runs import ExpectedError, StoppedError
 from dt.streams import integer, reset_seeds, stream
 
 log = logging.getLogger(__name__)
 
 
+BEST = "best.safetensors"
 CARD_EPISODES = 100
 VERSIONED = ("gymnasium", "mujoco", "sbx-rl", "jax")
 NETWORKS = ("actor", "qf1", "qf2", "qf")
@@ -36,30 +40,36 @@ class ExpertError(ExpectedError):
 
 
 def train_expert(env_id: str, settings: dict[str, Any], folder: Path) -> tuple[Path, int]:
-    """Train one actor; returns the path of the best one seen, `folder/best.safetensors`, and its training steps.
+    """Train one actor; returns the path of the best one seen, in `folder`, and its training steps.
 
+    SIGTERM saves the state and raises StoppedError; a kill costs what was done since the last evaluation.
     settings: `algorithm` (an sbx class name), `seed`, `steps`, `evaluate_every` (environment steps),
     `evaluation_episodes`, `environments` (stepped side by side) and `options` (the algorithm's own arguments).
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = _make_model(env_id, settings)
-    progress = _restore(model, folder)
+    progress, best = _restore(model, folder)
+    stop = _stop_on_sigterm()
     while model.num_timesteps < settings["steps"]:
         started, before = time.perf_counter(), model.num_timesteps
-        model.learn(settings["evaluate_every"], reset_num_timesteps=before == 0, log_interval=None)
+        steps = settings["evaluate_every"] - before % settings["evaluate_every"]
+        model.learn(steps, reset_num_timesteps=before == 0, log_interval=None, callback=lambda *_: not stop.is_set())
+        if stop.is_set():
+            _save(model, folder, progress, best)
+            raise StoppedError(f"stopped by SIGTERM; the next start goes on from {folder}")
         seconds = time.perf_counter() - started
         actor = _actor_weights(model)
         score, row = _evaluate(actor, env_id, settings["evaluation_episodes"], seed=1_000_000 + model.num_timesteps)
         row = {"step": model.num_timesteps, **row}
         if score > progress["best_score"]:
             progress |= {"best_score": score, "best_step": model.num_timesteps}
-            write_whole(folder / "best.safetensors", lambda path, weights=actor: save_file(weights, path))
+            best = actor
         progress["curve"].append(row)
-        _save(model, folder, progress)
+        _save(model, folder, progress, best)
         rate = (model.num_timesteps - before) / seconds
         left = (settings["steps"] - model.num_timesteps) / rate / 60
         log.info("%s steps/s %.0f left %.0f min best %.0f", row, rate, left, progress["best_score"])
-    return folder / "best.safetensors", progress["best_step"]
+    return _states_on_disk(folder)[-1] / BEST, progress["best_step"]
 
 
 def model_card(
@@ -131,36 +141,59 @@ def _actor_weights(model: Any) -> dict[str, np.ndarray]:
     return weights
 
 
+def _stop_on_sigterm() -> Event:
+    """Set once SIGTERM has come."""
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop
+
+
 def _states(model: Any) -> dict[str, Any]:
     networks = {f"{name}_state": getattr(model.policy, f"{name}_state", None) for name in NETWORKS}
     networks = {name: state for name, state in networks.items() if state is not None}
     return networks | {"ent_coef_state": model.ent_coef_state}
 
 
-def _save(model: Any, folder: Path, progress: dict[str, Any]) -> None:
+def _states_on_disk(folder: Path) -> list[Path]:
+    """The whole states in a folder, the newest last; a kill may leave more than one."""
+    return sorted(folder.glob("step*"), key=lambda path: int(path.name.removeprefix("step")))
+
+
+def _save(model: Any, folder: Path, progress: dict[str, Any], best: dict[str, np.ndarray]) -> None:
+    """Write a state beside the older one, rename it, and delete the older one."""
     from flax.serialization import to_bytes
 
+    unfinished, place = folder / ".unfinished", folder / f"step{model.num_timesteps}"
+    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
     used = model.replay_buffer.size()
     for name in BUFFER_ARRAYS:
         array = getattr(model.replay_buffer, name)[:used]
-        write_whole(folder / f"{name}.npy", lambda path, array=array: np.save(path, array, allow_pickle=False))
+        write_record(unfinished / f"{name}.npy", lambda path, array=array: np.save(path, array, allow_pickle=False))
     learner = to_bytes({"networks": _states(model), "key": model.key})
-    write_whole(folder / "learner.msgpack", lambda path: path.write_bytes(learner))
+    write_record(unfinished / "learner.msgpack", lambda path: path.write_bytes(learner))
+    if best:
+        write_record(unfinished / BEST, lambda path: save_file(best, path))
     progress |= {
         "steps": model.num_timesteps,
         "updates": model._n_updates,
         "position": model.replay_buffer.pos,
         "full": model.replay_buffer.full,
     }
-    write_whole(folder / "progress.json", lambda path: path.write_text(json.dumps(progress, indent=1)))
+    write_record(unfinished / "progress.json", lambda path: path.write_text(json.dumps(progress, indent=1)))
+    older = _states_on_disk(folder)
+    if place not in older:  # else SIGTERM came before the first step
+        unfinished.replace(place)
+        for path in older:
+            shutil.rmtree(path)
 
 
-def _restore(model: Any, folder: Path) -> dict[str, Any]:
+def _restore(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Load what `_save` left into the model; the episodes that were under way start afresh."""
     from flax.serialization import from_bytes
 
-    if not (folder / "progress.json").exists():
-        return {"best_score": float("-inf"), "best_step": 0, "curve": []}
+    if not (states := _states_on_disk(folder)):
+        return {"best_score": float("-inf"), "best_step": 0, "curve": []}, {}
+    folder = states[-1]
     progress = json.loads((folder / "progress.json").read_text())
     learner = from_bytes({"networks": _states(model), "key": model.key}, (folder / "learner.msgpack").read_bytes())
     model.key = learner["key"]
@@ -172,4 +205,4 @@ def _restore(model: Any, folder: Path) -> dict[str, Any]:
     model.replay_buffer.pos, model.replay_buffer.full = progress["position"], progress["full"]
     model.num_timesteps, model._n_updates = progress["steps"], progress["updates"]
     log.info("resumed at step %d, best %.0f", progress["steps"], progress["best_score"])
-    return progress
+    return progress, load_file(folder / BEST) if (folder / BEST).exists() else {}

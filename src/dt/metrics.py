@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from dt.files import reading
+from dt.broken import reading
 from dt.runs import Run
 from dt.scores import RETURNS_COLUMNS, RUN_COLUMNS
 from dt.streams import stream

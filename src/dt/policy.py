@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dt.broken import reading, refuse_pickle
 from dt.data import Normalisation
-from dt.files import reading, refuse_pickle, write_whole
+from dt.files import write_whole
 from dt.model import ACTIVATIONS, Architecture, DecisionTransformer
 from dt.runs import ExpectedError, context_range
 from dt.streams import integer

@@ -11,6 +11,10 @@ class ExpectedError(Exception):
     """Something is wrong that a sentence explains better than a traceback."""
 
 
+class StoppedError(ExpectedError):
+    """The job was asked to stop, and did."""
+
+
 class Run(NamedTuple):
     """The identity of one trained policy. A scratch run has no source and strategy, a pre-training no target."""
 

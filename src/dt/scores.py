@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dt.files import reading, write_whole
+from dt.broken import reading
+from dt.files import write_whole
 from dt.runs import Run
 
 RUN_COLUMNS = list(Run._fields)

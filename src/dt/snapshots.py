@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from dt.files import reading, refuse_pickle
+from dt.broken import reading, refuse_pickle
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, read_weights
 

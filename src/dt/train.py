@@ -106,11 +106,15 @@ def train(
         progress.epoch, progress.batches, progress.generator_state = epoch, 0, generator.bit_generator.state
         if epoch % config["evaluation"]["every"] == 0 or epoch == epochs:
             point = progress.add_point(policy, epoch, optimiser, checkpoint)
-            if not np.isfinite(point.loss):
-                raise TrainingError(f"the loss of {run.path} is {point.loss} at epoch {epoch}; lower the learning rate")
+            if not np.isfinite([point.loss, point.gradient_norm]).all():
+                raise TrainingError(
+                    f"the loss of {run.path} is {point.loss} at epoch {epoch}, and its gradient's norm"
+                    f" {point.gradient_norm}; lower training.learning_rate"
+                )
             rate = max(1, optimiser.steps - earlier) / (time.perf_counter() - started)
             left = optimiser.steps / epoch * (epochs - epoch) / rate
             log.info("epoch %d/%d loss %.5f steps/s %.1f left %.0f s", epoch, epochs, point.loss, rate, left)
+    progress.save(checkpoint, optimiser)  # for who is killed, or left behind by Snakemake, before the outputs are there
     policy.model.cpu()
     return Training(progress.points, progress.snapshots)
 
@@ -156,7 +160,8 @@ class Progress:
         checkpoint.write("training", tensors, values)
 
     def _losses(self) -> Tensor:
-        return torch.stack([torch.stack(pair).cpu() for pair in self.losses])  # [steps, 2]
+        rows = [torch.stack(pair).cpu() for pair in self.losses]
+        return torch.stack(rows) if rows else torch.empty(0, 2)  # [steps, 2]
 
     @classmethod
     def restore(cls, checkpoint: Checkpoint, optimiser: Optimiser) -> Progress | None:

@@ -1,5 +1,6 @@
 # Needs: config. Makes: the checked configuration, names and functions that the other rule files use.
 import json
+import os
 import re
 from functools import cache
 from hashlib import sha256
@@ -13,6 +14,7 @@ from dt.config import ConfigError, check, plain
 from dt.fingerprint import fingerprint
 from dt.runs import Run, runs
 
+os.environ.update(DT_SNAKEMAKE_PID=str(os.getpid()))  # jobs that outlive this process leave its outputs alone
 SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
 
 update_config(config, plain(workflow.config_settings.config))
@@ -37,6 +39,13 @@ def any_run(config):
     source, target, strategy, seed = (one_of(config[key]) for key in ("sources", "targets", "strategies", "seeds"))
     arms = f"pretrain/({source})|finetune/({source})/({target})/({strategy})|scratch/({target})"
     return f"({arms})/seed({seed})"
+
+
+def refuse_unwritable(folder):
+    """Stop before any job if nothing can be written below a folder."""
+    place = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    if not os.access(place, os.W_OK):
+        raise WorkflowError(f"{place} cannot be written; make it writable, or name another folder with `results`")
 
 
 @cache
