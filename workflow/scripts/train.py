@@ -10,6 +10,7 @@ from dt.data import Trajectories
 from dt.fingerprint import fingerprint
 from dt.machine import device, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
+from dt.slots import take_gpu
 from dt.streams import run_stream
 from dt.train import train as train_policy
 from dt.transfer import adapt, freeze
@@ -28,6 +29,8 @@ def train() -> None:
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
+    if given.settings["training"]["device"] != "cpu":
+        take_gpu()
     run, statistics = given.run, json.loads(given.stats.read_text())
     policy = fresh_policy(run.environment, given.settings, statistics, run_stream("weights", run))
     if given.source_policy:
