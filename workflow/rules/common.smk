@@ -1,6 +1,8 @@
 # Needs: config. Makes: the checked configuration, names and functions that the other rule files use.
 import json
+import os
 import re
+import sys
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +14,9 @@ from snakemake.utils import update_config
 from dt.config import ConfigError, check, plain
 from dt.fingerprint import fingerprint
 from dt.runs import Run, runs
+
+# Programs run with the Python that runs Snakemake, also in a cluster's jobs, which activate no environment.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
 SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
 
@@ -36,6 +41,11 @@ def one_of(names):
 def code(script):
     """A parameter that changes when the code of a program in workflow/scripts does."""
     return fingerprint(Path(workflow.basedir) / f"workflow/scripts/{script}.py")
+
+
+def growing(amount):
+    """A resource of which every retry asks for that much more."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def settings(**blocks):

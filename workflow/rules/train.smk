@@ -19,8 +19,8 @@ rule pretrain:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         code=code("train"),
         run=lambda wildcards: run_json("pretrain", **wildcards),
@@ -56,8 +56,8 @@ rule finetune:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         code=code("train"),
         run=lambda wildcards: run_json("finetune", **wildcards),
@@ -90,8 +90,8 @@ rule scratch:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         code=code("train"),
         run=lambda wildcards: run_json("scratch", **wildcards),
