@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from dt import slots
-from dt.machine import DeviceError
 
 JOB = """
 import logging, os, sys
@@ -88,7 +87,7 @@ def test_a_wrong_number_of_jobs_per_gpu_is_a_sentence(monkeypatch: pytest.Monkey
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv(slots.VISIBLE, "0")
     monkeypatch.setenv(slots.JOBS_PER_GPU, "many")
-    with pytest.raises(DeviceError, match=r"DT_JOBS_PER_GPU: found 'many'; allowed is a whole number ≥ 1"):
+    with pytest.raises(slots.SlotError, match=r"DT_JOBS_PER_GPU: found 'many'; allowed is a whole number ≥ 1"):
         slots.take_gpu(tmp_path)
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
-from dt.machine import DeviceError
+from dt.runs import ExpectedError
 
 FOLDER = Path("/tmp/dt-gpus")  # not TMPDIR: jobs of several Snakemakes and users must meet
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -21,11 +21,15 @@ POLL = 1.0  # seconds between two looks for a free GPU
 log = logging.getLogger(__name__)
 
 
+class SlotError(ExpectedError):
+    """DT_JOBS_PER_GPU is no number ≥ 1, in one sentence."""
+
+
 def take_gpu(folder: Path = FOLDER) -> int | None:
     """Wait for a GPU that fewer than DT_JOBS_PER_GPU (1) jobs use, and let CUDA show this process no other.
 
     Returns the descriptor of a lock file, held until the process ends, however it ends; None, and nothing is changed,
-    where there is no GPU, and in a job of Slurm, which has chosen already. Raises DeviceError if DT_JOBS_PER_GPU is not
+    where there is no GPU, and in a job of Slurm, which has chosen already. Raises SlotError if DT_JOBS_PER_GPU is not
     a number ≥ 1.
     """
     devices = [] if "SLURM_JOB_ID" in os.environ else visible_gpus()
@@ -54,7 +58,7 @@ def visible_gpus() -> list[str]:
 def _jobs_per_gpu() -> int:
     text = os.environ.get(JOBS_PER_GPU, "1")
     if not text.isdecimal() or int(text) < 1:
-        raise DeviceError(f"{JOBS_PER_GPU}: found {text!r}; allowed is a whole number ≥ 1")
+        raise SlotError(f"{JOBS_PER_GPU}: found {text!r}; allowed is a whole number ≥ 1")
     return int(text)
 
 

@@ -22,12 +22,14 @@ RETURNS = "results/evaluations/scratch/hopper/seed0/returns.csv"
 LOG = "results/logs/scratch/hopper/seed0.log"
 HUNDRED_STEPS = {**TINY, "training": {**TINY["training"], "epochs": 50}, "evaluation": {"every": 25, "episodes": 1}}
 HELD = '''
+import os
 import time
 from itertools import count
 
 from dt import train as module
 
 steps = count(1)
+Path("gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
 
 def due(self):
@@ -94,6 +96,15 @@ def test_the_profile_gives_the_bytes_of_a_local_run(tmp_path: Path) -> None:
     output = snakemake(remote, *SLURM, environment={"PATH": "/usr/bin:/bin"})  # as where no environment is activated
     assert len(submitted(output)) == 2 + 7 + 7  # data, trainings, evaluations; tables and figures run here
     assert checksums(remote / "results") == checksums(local / "results")
+
+
+def test_the_profile_for_gpus_asks_for_one_per_training(study: Path, undisturbed: dict[str, str]) -> None:
+    (study / "held").unlink()
+    output = snakemake(study, RETURNS, "--profile", "profiles/slurm-gpu", *SLURM[2:])
+    assert state(*submitted(output, "scratch"), "%b") == "gres:gpu:1"
+    assert state(*submitted(output, "evaluate"), "%b") == "N/A"
+    assert (study / "gpus").read_text() in ("0", "1")
+    assert checksums(study / "results") == undisturbed
 
 
 def test_a_cancelled_job_goes_on_with_more_memory_and_time(study: Path, undisturbed: dict[str, str]) -> None:
