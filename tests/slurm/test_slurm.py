@@ -26,8 +26,6 @@ import os
 import time
 from itertools import count
 
-from dt import train as module
-
 steps = count(1)
 Path("gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
@@ -101,8 +99,9 @@ def test_the_profile_gives_the_bytes_of_a_local_run(tmp_path: Path) -> None:
 def test_the_profile_for_gpus_asks_for_one_per_training(study: Path, undisturbed: dict[str, str]) -> None:
     (study / "held").unlink()
     output = snakemake(study, RETURNS, "--profile", "profiles/slurm-gpu", *SLURM[2:])
-    assert state(*submitted(output, "scratch"), "%b") == "gres:gpu:1"
-    assert state(*submitted(output, "evaluate"), "%b") == "N/A"
+    for rule, gpus in (("scratch", "gres:gpu:1"), ("evaluate", "N/A")):
+        [job] = submitted(output, rule)
+        assert command("squeue", "--states=all", "--noheader", "--jobs", job, "--Format=tres-per-job") == gpus
     assert (study / "gpus").read_text() in ("0", "1")
     assert checksums(study / "results") == undisturbed
 
