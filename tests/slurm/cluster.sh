@@ -32,7 +32,7 @@ start() {
   if ! command -v slurmctld munged >/dev/null; then
     echo "Slurm is not installed: run tests/slurm/cluster.sh install" >&2; exit 1
   fi
-  if [ -e $CONFIGURATION/slurm.conf ] && ! grep -qxF "$MARK" $CONFIGURATION/slurm.conf; then
+  if [ -e $CONFIGURATION/slurm.conf ] && ! configuration_is_ours; then
     echo "$CONFIGURATION/slurm.conf is of another cluster: it stays, and nothing is started" >&2; exit 1
   fi
   stop
@@ -52,6 +52,11 @@ stop() {
   end slurmctld
   end munged /run/munge/munged.pid
   rm -rf "$FOLDER"
+  if configuration_is_ours; then rm $CONFIGURATION/{slurm,gres,cgroup}.conf; fi
+}
+
+configuration_is_ours() {
+  grep -qxF "$MARK" $CONFIGURATION/slurm.conf 2>/dev/null
 }
 
 kill_node() { # as a power cut does: the daemon, the steps' shepherds and all that they run
