@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: paper demo report test test-experts lint bench experts lock clean
+.PHONY: paper demo report test test-experts test-slurm lint bench experts lock clean
 
 paper: .venv/installed ## the default configuration: results/figures and results/tables
 	snakemake --cores $(CORES)
@@ -14,7 +14,7 @@ demo: .venv/installed ## the same figures with a small budget: results/demo
 report: .venv/installed ## results/report.html, once `paper` is there
 	snakemake --report results/report.html
 
-test: .venv/installed ## all tests but those marked slow or experts
+test: .venv/installed ## all tests but those marked slow, experts or slurm
 	pytest
 
 bench: .venv/installed-bench ## speed against peers: docs/benchmarks.md (minutes, on an idle machine)
@@ -22,6 +22,9 @@ bench: .venv/installed-bench ## speed against peers: docs/benchmarks.md (minutes
 
 test-experts: .venv/installed-experts ## those of the experts' training
 	pytest -m experts
+
+test-slurm: .venv/installed-slurm ## those on a Slurm of their own; before them, as root: tests/slurm/cluster.sh install
+	pytest -m slurm
 
 lint: .venv/installed ## formatting, types of mistakes, workflow practice
 	ruff check .
@@ -55,4 +58,8 @@ clean: ## the environment; results stay
 
 .venv/installed-experts: .venv/installed requirements-experts.lock
 	.venv/bin/pip install --quiet --requirement requirements-experts.lock
+	touch $@
+
+.venv/installed-slurm: .venv/installed requirements-slurm.lock
+	.venv/bin/pip install --quiet --requirement requirements-slurm.lock
 	touch $@

@@ -25,6 +25,14 @@ include: "workflow/rules/experts.smk"
 report: "workflow/report/workflow.rst"
 
 
+# seconds each: on a cluster they run where Snakemake does
+localrules:
+    all,
+    experts,
+    tables,
+    figures,
+
+
 wildcard_constraints:
     environment=one_of(config["environments"]),
     source=one_of(config["sources"]),

@@ -172,6 +172,28 @@ def test_a_second_process_asks_the_first_to_stop_and_goes_on(tmp_path: Path) -> 
     assert not (tmp_path / "job").exists()
 
 
+def test_a_second_process_on_another_machine_asks_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import logging; from pathlib import Path; from dt.checkpoint import Checkpoint; logging.basicConfig();"
+        f"Checkpoint(Path({str(tmp_path / 'job')!r}), {KEY!r}).write('record', {{}}, {{}}); print('written')"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(module.platform, "node", lambda: "elsewhere")
+        first = Checkpoint(tmp_path / "job", KEY)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as second:
+        try:
+            while not (tmp_path / "job/stop").exists():
+                assert second.poll() is None
+            with pytest.raises(StoppedError, match="for a later job of the same outputs"):
+                first.write("record", {}, {})
+        finally:
+            first.lock.close()  # as when a process ends
+        output, errors = second.communicate(timeout=60)
+    assert f"waiting for process {os.getpid()} elsewhere" in errors
+    assert output == "written\n"  # the request was not for the second
+
+
 def test_a_lock_file_removed_meanwhile_is_made_again(tmp_path: Path) -> None:
     first = Checkpoint(tmp_path / "job", KEY)
     first.remove()

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from dt import evaluate as evaluation
+from dt import slots
 from dt.checkpoint import Checkpoint
 from dt.data import Trajectories
 from dt.optimiser import Optimiser
@@ -134,6 +135,15 @@ def test_the_precision_reaches_the_program(
         start(script, with_settings(arguments[script], precision=precision), monkeypatch)
         made.append((tmp_path / output).read_bytes())
     assert made[0] != made[1]
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("auto", 1), ("cpu", 0)])
+def test_a_training_that_may_use_a_gpu_waits_for_one_of_its_own(
+    arguments: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch, device: str, gpus: int
+) -> None:
+    taken = count_calls(slots, "take_gpu", monkeypatch)
+    start("train", with_settings(arguments["train"], training={"device": device}), monkeypatch)
+    assert len(taken) == gpus
 
 
 def with_settings(arguments: list[str], **changes: Any) -> list[str]:

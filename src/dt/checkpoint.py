@@ -26,6 +26,7 @@ from dt.runs import StoppedError
 
 SAVE_EVERY = 5.0  # seconds of work that a kill may cost
 METADATA_KEY = "checkpoint"
+STOP = "stop"  # the file that asks the folder's process to stop, where no signal reaches it
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without flock(2)
 KEY = re.compile("[0-9a-f]{16}")
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Checkpoint:
 
     `key`, a `digest`, says what the job is made from: records of another key are deleted. One process at a time has the
     folder, and so writes the job's outputs: another one, started after Snakemake was killed and left its jobs behind,
-    asks the first to stop, waits for it and goes on from there.
+    asks the first to stop, waits for it and goes on from there. They may run on two machines that share the folder.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "") -> None:
@@ -65,8 +66,10 @@ class Checkpoint:
         if self.folder:
             self.write_part(name, tensors, values)
             self.saved_at = time.monotonic()
-            if self.stopping:
-                raise StoppedError(f"stopped by SIGTERM; the next start goes on from {self.folder}")
+            asked = self.folder.with_name(STOP).exists()
+            if self.stopping or asked:
+                reason = "for a later job of the same outputs" if asked else "by SIGTERM"
+                raise StoppedError(f"stopped {reason}; the next start goes on from {self.folder}")
 
     def write_part(self, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """A record that another one, written later, needs."""
@@ -91,7 +94,8 @@ class Checkpoint:
         """Once the outputs are written."""
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
-            (self.folder.parent / "lock").unlink(missing_ok=True)
+            self.folder.with_name(STOP).unlink(missing_ok=True)
+            self.folder.with_name("lock").unlink(missing_ok=True)
             with suppress(OSError):  # something else lies there
                 self.folder.parent.rmdir()
 
@@ -107,7 +111,7 @@ def _lock(folder: Path) -> TextIO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _ask_to_stop(file)
+            _ask_to_stop(file, folder)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -118,6 +122,7 @@ def _lock(folder: Path) -> TextIO:
         except FileNotFoundError:
             current = False
         if current:
+            (folder / STOP).unlink(missing_ok=True)
             file.truncate(0)
             file.write(f"{os.getpid()} {platform.node()}")
             file.flush()
@@ -125,8 +130,8 @@ def _lock(folder: Path) -> TextIO:
         file.close()
 
 
-def _ask_to_stop(file: TextIO) -> None:
-    """Send SIGTERM to the process that holds the lock, if it runs on this machine."""
+def _ask_to_stop(file: TextIO, folder: Path) -> None:
+    """Send SIGTERM to the process that holds the lock; one on another machine sees a file when it writes a record."""
     file.seek(0)
     owner = file.read()
     log.warning("waiting for process %s, which writes the same outputs", owner or "?")
@@ -134,6 +139,8 @@ def _ask_to_stop(file: TextIO) -> None:
     if pid.isdecimal() and node == platform.node():
         with suppress(ProcessLookupError, PermissionError):
             os.kill(int(pid), signal.SIGTERM)
+    else:
+        (folder / STOP).touch()
 
 
 def digest(*parts: Any) -> str:

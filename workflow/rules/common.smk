@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import sys
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,9 @@ from dt.fingerprint import fingerprint
 from dt.runs import Run, runs
 
 os.environ.update(DT_SNAKEMAKE_PID=str(os.getpid()))  # jobs that outlive this process leave its outputs alone
+# Programs run with the Python that runs Snakemake, also in a cluster's jobs, which activate no environment.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
+
 SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
 
 update_config(config, plain(workflow.config_settings.config))
@@ -52,6 +56,11 @@ def refuse_unwritable(folder):
 def code(script):
     """A parameter that changes when the code of a program in workflow/scripts does."""
     return fingerprint(Path(workflow.basedir) / f"workflow/scripts/{script}.py")
+
+
+def growing(amount):
+    """A resource of which every retry asks for that much more."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def settings(**blocks):

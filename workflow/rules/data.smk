@@ -23,8 +23,8 @@ rule datasets:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("datasets"),
         settings=dataset_settings,
@@ -50,8 +50,8 @@ rule stats:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("stats"),
         settings=stats_settings,

@@ -16,8 +16,8 @@ rule evaluate:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         code=code("evaluate"),
         run=lambda wildcards: json.dumps(Run.from_path(wildcards.run)),

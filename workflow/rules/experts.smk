@@ -21,8 +21,8 @@ rule expert:
         "../envs/experts.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=1440,
+        mem_mb=growing(4000),
+        runtime=growing(1440),
     params:
         code=code("experts"),
         settings=lambda wildcards: settings(

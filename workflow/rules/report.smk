@@ -22,8 +22,8 @@ rule tables:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("tables"),
         settings=settings(**config["report"]),
@@ -53,8 +53,8 @@ rule figures:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("figures"),
         settings=figure_settings,

@@ -1,5 +1,9 @@
 # Needs: arrays and statistics. Makes: a policy per run, its training table, and the snapshots that `evaluate` reads.
 
+# Before evaluations, which are shorter: cores then run out of work together. In a large study the snapshots of all runs,
+# some 60 MB each, would fill the disk meanwhile.
+TRAININGS_FIRST = 1 if len(RUNS) <= 100 else 0
+
 
 rule pretrain:
     input:
@@ -14,13 +18,13 @@ rule pretrain:
         f"{RESULTS}/logs/pretrain/{{source}}/seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/pretrain/{{source}}/seed{{seed}}.tsv"
-    priority: 1  # every fine-tuning waits for one
+    priority: 2  # every fine-tuning waits for one
     conda:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         code=code("train"),
         run=lambda wildcards: run_json("pretrain", **wildcards),
@@ -52,12 +56,13 @@ rule finetune:
         f"{RESULTS}/logs/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}.tsv"
+    priority: TRAININGS_FIRST
     conda:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         code=code("train"),
         run=lambda wildcards: run_json("finetune", **wildcards),
@@ -86,12 +91,13 @@ rule scratch:
         f"{RESULTS}/logs/scratch/{{target}}/seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/scratch/{{target}}/seed{{seed}}.tsv"
+    priority: TRAININGS_FIRST
     conda:
         "../envs/dt.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         code=code("train"),
         run=lambda wildcards: run_json("scratch", **wildcards),

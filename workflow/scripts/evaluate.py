@@ -12,6 +12,7 @@ from dt.fingerprint import fingerprint
 from dt.machine import device, use_one_thread
 from dt.policy import load_policy
 from dt.scores import read_steps, score, write_returns
+from dt.slots import take_gpu
 from dt.snapshots import check_epochs
 from dt.streams import reset_seeds, run_stream
 
@@ -26,6 +27,8 @@ def evaluate() -> None:
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
+    if given.settings["device"] != "cpu":
+        take_gpu()
     steps = read_steps(given.training)
     check_epochs(given.snapshots, given.training, steps)
     episodes = given.settings["episodes"]

@@ -9,6 +9,7 @@ from dt.data import Trajectories, check_sizes, read_stats
 from dt.fingerprint import fingerprint
 from dt.machine import device, use_fastest_products, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
+from dt.slots import take_gpu
 from dt.streams import run_stream
 from dt.train import train as train_policy
 from dt.transfer import adapt, freeze
@@ -27,6 +28,8 @@ def train() -> None:
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
+    if given.settings["device"] != "cpu":
+        take_gpu()
     run, statistics = given.run, read_stats(given.stats)
     trajectories = Trajectories.open(given.arrays)
     check_sizes(trajectories, statistics, given.arrays)
