@@ -138,12 +138,13 @@ def test_the_precision_reaches_the_program(
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", 1), ("cpu", 0)])
-def test_a_training_that_may_use_a_gpu_waits_for_one_of_its_own(
+def test_a_job_that_may_use_a_gpu_waits_for_one_of_its_own(
     arguments: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch, device: str, gpus: int
 ) -> None:
     taken = count_calls(slots, "take_gpu", monkeypatch)
-    start("train", with_settings(arguments["train"], training={"device": device}), monkeypatch)
-    assert len(taken) == gpus
+    for done, script in enumerate(("train", "evaluate"), start=1):
+        start(script, with_settings(arguments[script], device=device), monkeypatch)
+        assert len(taken) == gpus * done
 
 
 def with_settings(arguments: list[str], **changes: Any) -> list[str]:
