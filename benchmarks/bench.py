@@ -16,9 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from dt.machine import use_one_thread
+from dt.machine import use_fastest_products, use_one_thread
 
 use_one_thread()  # before anything computes
+use_fastest_products()  # for dt's fp32 alone: see `fast`
 
 import gymnasium  # noqa: E402
 import numpy as np  # noqa: E402
@@ -37,6 +38,7 @@ from peers import (  # noqa: E402
     hugging_face,
     hugging_face_step,
     published_loop,
+    simulate,
 )
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
@@ -46,7 +48,10 @@ from dt.evaluate import roll_out  # noqa: E402
 from dt.optimiser import Optimiser  # noqa: E402
 from dt.policy import Policy, fresh_policy  # noqa: E402
 from dt.streams import stream  # noqa: E402
+from dt.transfer import freeze  # noqa: E402
 
+FAST = torch.get_float32_matmul_precision()
+torch.set_float32_matmul_precision("highest")  # PyTorch's default, for the peers
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = "halfcheetah"
 
@@ -63,7 +68,8 @@ def main() -> None:
         trajectories, stats = make_data(Path(folder) / "arrays")
         lines = machine()
         lines += training_table(trajectories, stats, given.rounds)
-        lines += evaluation_table(stats, max(3, given.rounds // 2))
+        evaluation, seconds_per_step = evaluation_table(stats, max(3, given.rounds // 2))
+        lines += evaluation + paper_table(trajectories, stats, given.rounds, seconds_per_step)
         lines += overhead_table(Path(folder), stats, max(3, given.rounds // 2))
     print("\n".join(lines))
     if given.table:
@@ -118,7 +124,7 @@ def training_table(trajectories: Trajectories, stats: dict, rounds: int) -> list
         "d3rlpy's Decision Transformer": d3rlpy_step(sampler),
         "dt, fp32": our_step(fp32, sampler),
         "dt, bf16": our_step(bf16, sampler),
-        "the same matrix products alone, fp32": products(torch.float32),
+        "the same matrix products alone, fp32": fast(products(torch.float32)),
         "the same matrix products alone, bf16": products(torch.bfloat16),
         "sampling a batch alone": lambda: next(sampler),
     }
@@ -153,7 +159,7 @@ def our_step(policy: Policy, sampler: Iterator[Windows]) -> Callable[[], None]:
     def step() -> None:
         kept.append(optimiser.step({name: torch.from_numpy(array) for name, array in vars(next(sampler)).items()}))
 
-    return step
+    return fast(step)
 
 
 def products(dtype: torch.dtype) -> Callable[[], None]:
@@ -192,8 +198,48 @@ def products(dtype: torch.dtype) -> Callable[[], None]:
     return run
 
 
-def evaluation_table(stats: dict, rounds: int) -> list[str]:
-    """Whole evaluation steps per second: policy and simulator."""
+def fast(call: Callable[[], object]) -> Callable[[], object]:
+    """With fp32 products as a training job of ours takes them."""
+
+    def run() -> None:
+        torch.set_float32_matmul_precision(FAST)
+        call()
+        torch.set_float32_matmul_precision("highest")
+
+    return run
+
+
+def paper_table(trajectories: Trajectories, stats: dict, rounds: int, evaluation_step: dict[str, float]) -> list[str]:
+    """Steps by what trains, and what the paper's 42 runs add up to, each with 105 episodes of 1000 steps."""
+    strategies, kinds = CONFIG["strategies"], len(CONFIG["sources"])
+    candidates = {}
+    for precision in ("fp32", "bf16"):
+        for strategy in strategies:
+            policy = ours(stats, precision)
+            freeze(policy, strategy)
+            candidates[precision, strategy] = our_step(policy, windows_forever(trajectories, policy))
+    seconds = take_turns(candidates, rounds, 3)
+    counts = {strategy: kinds * len(CONFIG["targets"]) for strategy in strategies}
+    counts[strategies[-1]] += kinds + len(CONFIG["targets"])  # pre-training and scratch train everything too
+    steps = SETTINGS["epochs"] * (CONFIG["data"]["trajectories"] // BATCH)
+    episodes = (SETTINGS["epochs"] // CONFIG["evaluation"]["every"] + 1) * CONFIG["evaluation"]["episodes"]
+    lines = [
+        f"| ms per step | {' | '.join(strategies)} | the paper on two cores, minutes |",
+        "| --- |" + " --- |" * (len(strategies) + 1),
+    ]
+    for precision in ("fp32", "bf16"):
+        training = sum(counts[strategy] * steps * seconds[precision, strategy] for strategy in strategies)
+        evaluating = sum(counts.values()) * episodes * LENGTH * evaluation_step[precision]
+        cells = [f"{seconds[precision, strategy] * 1e3:.0f}" for strategy in strategies]
+        total = (
+            f"{(training + evaluating) / 120:.0f} ({training / 120:.0f} training, {evaluating / 120:.0f} evaluation)"
+        )
+        lines.append(f"| {precision} | {' | '.join(cells)} | {total} |")
+    return [*lines, ""]
+
+
+def evaluation_table(stats: dict, rounds: int) -> tuple[list[str], dict[str, float]]:
+    """Whole evaluation steps per second, policy and simulator; and seconds per step for each precision of ours."""
     episodes, gymnasium_id = CONFIG["evaluation"]["episodes"], CONFIG["environments"][ENVIRONMENT]["gymnasium"]
     environments = [make_environment(gymnasium_id) for _ in range(episodes)]
 
@@ -216,14 +262,7 @@ def evaluation_table(stats: dict, rounds: int) -> list[str]:
     lines = ["| evaluation | steps/s | times as fast | of it simulator |", "| --- | --- | --- | --- |"]
     for name, value in per_step.items():
         lines.append(f"| {name} | {1 / value:.0f} | {peer / value:.2f} | {physics / value:.0%} |")
-    return [*lines, ""]
-
-
-def simulate(environment: gymnasium.Env, steps: int) -> None:
-    environment.reset(seed=0)
-    actions = np.random.default_rng(0).uniform(-1, 1, (steps, ACTIONS)).astype(np.float32)
-    for action in actions:
-        environment.step(action)
+    return [*lines, ""], {precision: per_step[f"dt, {precision}"] for precision in ("fp32", "bf16")}
 
 
 def overhead_table(folder: Path, stats: dict, rounds: int) -> list[str]:

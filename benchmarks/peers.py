@@ -124,3 +124,11 @@ def published_loop(model: DecisionTransformerModel, environment: gymnasium.Env, 
         actions[-1] = predicted[0, -1]
         state, reward, *_ = environment.step(actions[-1].numpy())
         returns = torch.cat([returns, returns[-1:] - reward / 1000])
+
+
+def simulate(environment: gymnasium.Env, steps: int) -> None:
+    """Physics alone, with random actions."""
+    environment.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-1, 1, (steps, ACTIONS)).astype(np.float32)
+    for action in actions:
+        environment.step(action)
