@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: paper demo report test test-experts test-slurm lint bench experts lock clean
+.PHONY: paper demo report test test-experts test-slow test-slurm lint bench experts lock clean
 
 paper: .venv/installed ## the default configuration: results/figures and results/tables
 	snakemake --cores $(CORES)
@@ -22,6 +22,9 @@ bench: .venv/installed-bench ## speed against peers: docs/benchmarks.md (minutes
 
 test-experts: .venv/installed-experts ## those of the experts' training
 	pytest -m experts
+
+test-slow: .venv/installed ## those marked slow, tens of thousands of damaged files among them (half an hour)
+	pytest -m 'slow and not slurm'
 
 test-slurm: .venv/installed-slurm ## those on a Slurm of their own; before them, as root: tests/slurm/cluster.sh install
 	pytest -m slurm

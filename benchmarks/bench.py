@@ -21,7 +21,6 @@ from dt.machine import use_fastest_products, use_one_thread
 use_one_thread()  # before anything computes
 use_fastest_products()  # for dt's fp32 alone: see `fast`
 
-import gymnasium  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from peers import (  # noqa: E402

@@ -96,6 +96,7 @@ def test_the_profile_gives_the_bytes_of_a_local_run(tmp_path: Path) -> None:
     assert checksums(remote / "results") == checksums(local / "results")
 
 
+@pytest.mark.slow
 def test_the_profile_for_gpus_asks_for_one_per_training_and_evaluation(
     study: Path, undisturbed: dict[str, str]
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_cancelled_job_goes_on_with_more_memory_and_time(study: Path, undistur
     assert state(second, "%T %m %l") == "COMPLETED 4000M 4:00:00"
 
 
+@pytest.mark.slow
 def test_a_job_whose_node_dies_goes_on_from_its_last_record(study: Path, undisturbed: dict[str, str]) -> None:
     with running(study) as run:
         first = standing(study, run)
@@ -130,6 +132,7 @@ def test_a_job_whose_node_dies_goes_on_from_its_last_record(study: Path, undistu
     assert state(first) == "NODE_FAIL"
 
 
+@pytest.mark.slow
 def test_a_job_over_its_time_goes_on_with_more(study: Path, undisturbed: dict[str, str]) -> None:
     with running(study, "--set-resources", "scratch:runtime=attempt") as run:  # minutes
         first = standing(study, run)
@@ -138,6 +141,7 @@ def test_a_job_over_its_time_goes_on_with_more(study: Path, undisturbed: dict[st
     assert_resumed(study, output, undisturbed, after_step=55)
 
 
+@pytest.mark.slow
 def test_a_restarted_controller_is_not_noticed(study: Path, undisturbed: dict[str, str]) -> None:
     with running(study) as run:
         standing(study, run)
