@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -200,11 +201,17 @@ def test_a_lock_file_removed_meanwhile_is_made_again(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "job", KEY).lock.name == str(tmp_path / "job/lock")  # although the first holds its own
 
 
-def test_a_record_cut_off_is_named_and_the_job_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-100], lambda content: content[:-100] + b"?" + content[-99:]]
+)
+def test_a_record_cut_off_or_changed_is_named_and_the_job_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
     checkpoint = Checkpoint(tmp_path, KEY)
-    checkpoint.write("record", {"a": torch.ones(200)}, {})
+    checkpoint.write("record", {"a": torch.ones(200)}, {"b": 1.5})
+    assert checkpoint.read("record") is not None
     path = tmp_path / KEY / "record.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+    path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert checkpoint.read("record") is None
     assert "record.safetensors cannot be read" in caplog.text

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -74,7 +75,8 @@ class Checkpoint:
     def write_part(self, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """A record that another one, written later, needs."""
         if self.folder:
-            path, metadata = self.folder / f"{name}.safetensors", {METADATA_KEY: json.dumps(values)}
+            text = json.dumps([values, _checksum(tensors, values)])
+            path, metadata = self.folder / f"{name}.safetensors", {METADATA_KEY: text}
             write_record(path, lambda unfinished: save_file(tensors, unfinished, metadata=metadata))
 
     def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -84,9 +86,12 @@ class Checkpoint:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                values = json.loads((file.metadata() or {})[METADATA_KEY])
-                return {key: file.get_tensor(key) for key in file.keys()}, values
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+                values, checksum = json.loads((file.metadata() or {})[METADATA_KEY])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+            if _checksum(tensors, values) != checksum:
+                raise ValueError("it was changed since it was written")
+            return tensors, values
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             log.warning("%s cannot be read, so the job begins anew: %s", path, error)
             return None
 
@@ -98,6 +103,14 @@ class Checkpoint:
             self.folder.with_name("lock").unlink(missing_ok=True)
             with suppress(OSError):  # something else lies there
                 self.folder.parent.rmdir()
+
+
+def _checksum(tensors: dict[str, Tensor], values: dict[str, Any]) -> str:
+    result = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        result.update(name.encode())
+        result.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return result.hexdigest()
 
 
 def _lock(folder: Path) -> TextIO:
