@@ -26,7 +26,7 @@ test-experts: .venv/installed-experts ## those of the experts' training
 lint: .venv/installed ## formatting, types of mistakes, workflow practice
 	ruff check .
 	ruff format --check .
-	snakefmt --check Snakefile workflow
+	snakefmt --check workflow
 	snakemake --lint
 
 experts: .venv/installed-experts ## train the expert actors anew: results/experts (hours)

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from safetensors import SafetensorError
 
@@ -16,6 +17,7 @@ from dt.runs import ExpectedError, Run
 def parser(description: str | None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--settings", type=json.loads, required=True, help="the rule's part of the configuration, JSON")
+    result.add_argument("--provenance", type=Path, help="JSON file that will say how the results came to be")
     return result
 
 

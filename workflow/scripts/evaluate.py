@@ -11,6 +11,7 @@ from dt.evaluate import evaluate as evaluate_policy
 from dt.fingerprint import fingerprint
 from dt.machine import use_one_thread
 from dt.policy import load_policy
+from dt.provenance import describe, record
 from dt.scores import read_steps, score, write_returns
 from dt.streams import reset_seeds, run_stream
 
@@ -25,6 +26,7 @@ def evaluate() -> None:
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
+    description = describe(Path(__file__), given, [given.policy, given.training, given.snapshots])
     steps = read_steps(given.training)
     episodes = given.settings["episodes"]
     seeds = reset_seeds(run_stream("evaluation", given.run), len(steps) * episodes)
@@ -51,6 +53,7 @@ def evaluate() -> None:
         ]
         checkpoint.write("rows", {}, {"rows": rows})
     write_returns(given.returns, rows)
+    record(given.provenance, description, [given.returns])
     checkpoint.remove()
 
 

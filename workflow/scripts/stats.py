@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from dt.cli import main, parser
-from dt.data import read_minari
+from dt.data import ARRAYS, read_minari
 from dt.files import write_whole
+from dt.provenance import describe, record
 
 
 def stats() -> None:
@@ -14,9 +15,12 @@ def stats() -> None:
     arguments.add_argument("--arrays", type=Path, required=True, help="folder for the arrays")
     arguments.add_argument("--stats", type=Path, required=True, help="JSON file to write")
     given = arguments.parse_args()
+    made_from = sorted(path for path in given.dataset.rglob("*") if path.is_file())
+    description = describe(Path(__file__), given, made_from)
     flat, statistics = read_minari(given.dataset, given.settings["trajectories"], given.settings["gamma"])
     flat.save(given.arrays)
     write_whole(given.stats, lambda path: path.write_text(json.dumps(statistics, indent=1) + "\n"))
+    record(given.provenance, description, [given.stats, *(given.arrays / f"{name}.npy" for name in ARRAYS)])
 
 
 if __name__ == "__main__":

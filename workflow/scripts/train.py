@@ -6,10 +6,11 @@ from pathlib import Path
 
 from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
-from dt.data import Trajectories
+from dt.data import ARRAYS, Trajectories
 from dt.fingerprint import fingerprint
 from dt.machine import device, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
+from dt.provenance import describe, record
 from dt.streams import run_stream
 from dt.train import train as train_policy
 from dt.transfer import adapt, freeze
@@ -28,19 +29,23 @@ def train() -> None:
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
+    made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
+    place = device(given.settings["training"]["device"]).type
+    arrays = [given.arrays / f"{name}.npy" for name in ARRAYS]
+    description = describe(Path(__file__), given, [*made_from, *arrays], device=place)
     run, statistics = given.run, json.loads(given.stats.read_text())
     policy = fresh_policy(run.environment, given.settings, statistics, run_stream("weights", run))
     if given.source_policy:
         adapt(load_policy(given.source_policy), policy)
         freeze(policy, run.strategy)
-    made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
-    place = device(given.settings["training"]["device"]).type, version("torch")
-    key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, place, *made_from)
+    machine = place, version("torch")
+    key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, machine, *made_from)
     checkpoint = Checkpoint(given.checkpoint, key)
     checkpoint.stop_on_sigterm()
     result = train_policy(policy, Trajectories.open(given.arrays), run, given.epochs, given.settings, checkpoint)
     result.save(given.training, given.snapshots)
     save_policy(policy, given.policy)
+    record(given.provenance, description, [given.policy, given.training, given.snapshots])
     checkpoint.remove()
 
 
