@@ -11,7 +11,7 @@ paper: .venv/installed ## the default configuration: results/figures and results
 demo: .venv/installed ## the same figures with a small budget: results/demo
 	snakemake --cores $(CORES) --configfile config/demo.yaml
 
-report: .venv/installed ## results/report.html, once `paper` is there
+report: .venv/installed ## results/report.html, one page to send, once `paper` is there
 	snakemake --report results/report.html
 
 test: .venv/installed ## all tests but those marked slow or experts

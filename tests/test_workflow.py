@@ -155,7 +155,13 @@ def test_a_finished_study_has_nothing_to_do(study: Path) -> None:
 
 def test_a_finished_study_has_tables_and_figures_and_no_snapshots_of_finetuning(study: Path) -> None:
     results = study / "results"
-    assert names(results / "tables") == ["provenance.json", "returns.csv", "summary.csv", "summary.html", "training.csv"]
+    assert names(results / "tables") == [
+        "provenance.json",
+        "returns.csv",
+        "summary.csv",
+        "summary.html",
+        "training.csv",
+    ]
     assert names(results / "figures") == ["fig1.pdf", "fig1.png", "fig1.provenance.json"]
     assert [path.parts[-4] for path in results.rglob("snapshots.safetensors")] == ["pretrain"]
     assert len(list(results.rglob("policy.safetensors"))) == 7
@@ -273,7 +279,7 @@ def names(folder: Path) -> list[str]:
 
 
 def checksums(results: Path) -> dict[str, str]:
-    """Of all results; records of how they came to be, which may differ, and datasets, which are in the statistics, left out."""
+    """Of all results but datasets, whose checksums are in the statistics, and records of how results came to be."""
     return {
         str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(results.rglob("*"))
