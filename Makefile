@@ -11,7 +11,7 @@ paper: .venv/installed ## the default configuration: results/figures and results
 demo: .venv/installed ## the same figures with a small budget: results/demo
 	snakemake --cores $(CORES) --configfile config/demo.yaml
 
-report: .venv/installed ## results/report.html, once `paper` is there
+report: .venv/installed ## results/report.html, one page to send, once `paper` is there
 	snakemake --report results/report.html
 
 test: .venv/installed ## all tests but those marked slow, experts or slurm
@@ -32,7 +32,7 @@ test-slurm: .venv/installed-slurm ## those on a Slurm of their own; before them,
 lint: .venv/installed ## formatting, types of mistakes, workflow practice
 	ruff check .
 	ruff format --check .
-	snakefmt --check Snakefile workflow
+	snakefmt --check workflow
 	snakemake --lint
 
 experts: .venv/installed-experts ## train the expert actors anew: results/experts (hours)

@@ -27,6 +27,14 @@ def config() -> dict[str, Any]:
     return config
 
 
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the workflow in which the tiny study is finished; a test that changes it changes it back."""
+    from test_workflow import run_tiny_study
+
+    return run_tiny_study(tmp_path_factory.mktemp("study"), cores=2)
+
+
 def synthetic(state_size: int, action_size: int, count: int = 13, seed: int = 0) -> tuple[Trajectories, dict[str, Any]]:
     """Trajectories of 1 to 30 steps whose actions are a function of their states, and their statistics."""
     generator = np.random.default_rng(seed)

@@ -19,12 +19,13 @@ from dt.runs import Run
 from dt.scores import RETURNS_COLUMNS, read_steps
 from dt.train import Point
 
-RUNS = ["finetune/walker2d/hopper/unfreeze0/seed0", "scratch/hopper/seed0"]
+RUNS = ["finetune/walker2d/hopper/unfreeze0/seed0", "scratch/hopper/seed0", "pretrain/walker2d/seed0"]
+STUDY = {"sources": ["walker2d"], "targets": ["hopper"], "strategies": ["unfreeze0"], "seeds": [0]}
 ROWS = int(synthetic(11, 3)[0].starts[-1])
 REPORT = {"final_points": 1, "confidence": 0.95, "resamples": 10}
 FIGURE = {
-    "targets": ["hopper"],
-    "strategies": ["unfreeze0"],
+    **STUDY,
+    "source": "walker2d",
     "report": REPORT,
     "environments": {"hopper": {"title": r"Hopper $\frac $1 {}%s"}},  # no formula
 }
@@ -32,28 +33,32 @@ FIGURE = {
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Path:
-    """returns and training of two runs."""
+    """Returns and training of all runs of a study."""
     for number, run in enumerate(RUNS):
         identity = ",".join(map(str, Run.from_path(run)))
         episodes = [f"{identity},{epoch},{epoch * 15},0,{epoch * 10.5},{epoch + 9},{epoch}.5" for epoch in (0, 5, 10)]
         points = [f"{epoch},{epoch * 15},{epoch or 'nan'},{epoch or 'nan'},0.0001,50,100" for epoch in (0, 5, 10)]
         for name, columns, rows in (("returns", RETURNS_COLUMNS, episodes), ("training", TRAINING_COLUMNS, points)):
-            (tmp_path / f"{name}{number}.csv").write_text("\n".join([",".join(columns), *rows, ""]))
+            path = place(tmp_path, f"{name}{number}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join([",".join(columns), *rows, ""]))
     return tmp_path
 
 
-def options(folder: Path, name: str) -> list[str]:
-    return [f"--{name}", *(f"{folder}/{name}{number}.csv" for number in range(len(RUNS)))]
+def place(folder: Path, name: str) -> Path:
+    """Of `returns0`, the first run's returns, for example."""
+    kind, run = name[:-1], RUNS[int(name[-1])]
+    return folder / ("evaluations" if kind == "returns" else "policies") / run / f"{kind}.csv"
 
 
 def tables_arguments(folder: Path) -> list[str]:
-    inputs = [*options(folder, "returns"), *options(folder, "training")]
-    return ["--settings", json.dumps(REPORT), "--runs", *RUNS, *inputs, "--tables", f"{folder}/tables"]
+    settings = json.dumps({"report": REPORT, "study": STUDY})
+    return ["--settings", settings, "--results", str(folder), "--tables", f"{folder}/tables"]
 
 
 def figures_arguments(folder: Path) -> list[str]:
     outputs = ["--figures", f"{folder}/figures/fig1.png"]
-    return ["--settings", json.dumps(FIGURE), "--runs", *RUNS, *options(folder, "returns"), *outputs]
+    return ["--settings", json.dumps(FIGURE), "--results", str(folder), *outputs]
 
 
 def edit(old: str, new: str) -> Callable[[str], str]:
@@ -92,7 +97,8 @@ BAD = {  # name: file, change, what the sentence must hold
 def test_whole_tables_are_read_and_drawn_whatever_the_title(tables: Path) -> None:
     assert run_program("tables", tables_arguments(tables)) is None
     assert run_program("figures", figures_arguments(tables)) is None
-    assert sorted(path.name for path in (tables / "tables").iterdir()) == ["returns.csv", "summary.csv", "training.csv"]
+    names = ["returns.csv", "summary.csv", "summary.html", "training.csv"]
+    assert sorted(path.name for path in (tables / "tables").iterdir()) == names
     assert (tables / "figures/fig1.png").stat().st_size > 5000
 
 
@@ -103,42 +109,42 @@ def test_the_columns_of_a_training_table_are_those_of_a_point() -> None:
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_table_is_named_with_its_reason_and_nothing_is_written(name: str, tables: Path) -> None:
     file, change, reason = BAD[name]
-    path = tables / f"{file}.csv"
+    path = place(tables, file)
     path.write_text(change(path.read_text()), errors="surrogateescape")
     before = contents(tables)
     programs = {"tables": tables_arguments, "figures": figures_arguments}
     for script in programs if file.startswith("returns") else ["tables"]:
         answer = run_program(script, programs[script](tables)) or ""
-        assert f"{file}.csv is not a" in answer
+        assert f"{path} is not a" in answer
         assert reason in answer
         assert contents(tables) == before
 
 
 @pytest.mark.parametrize("script", ["tables", "figures"])
 def test_the_programs_end_with_one_line_and_code_1(script: str, tables: Path) -> None:
-    (tables / "returns1.csv").write_bytes(b"\x80\x04\x95")
+    place(tables, "returns1").write_bytes(b"\x80\x04\x95")
     arguments = {"tables": tables_arguments, "figures": figures_arguments}[script](tables)
     before = contents(tables)
     command = [sys.executable, ROOT / f"workflow/scripts/{script}.py", *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr.startswith(f"error: {tables}/returns1.csv is not a table of returns of {RUNS[1]}")
+    assert result.stderr.startswith(f"error: {place(tables, 'returns1')} is not a table of returns of {RUNS[1]}")
     assert len(result.stderr.splitlines()) == 1
     assert contents(tables) == before
 
 
-@pytest.mark.parametrize("name", ["returns0.csv", "training0.csv"])
+@pytest.mark.parametrize("name", ["returns0", "training0"])
 @pytest.mark.parametrize("cases", [200, pytest.param(3000, marks=pytest.mark.slow)])
 def test_damaged_tables_are_answered_or_sound(name: str, cases: int, tables: Path) -> None:
     def read() -> None:
-        if name == "returns0.csv":
-            table = read_returns(RUNS[:1], [tables / name])
+        if name == "returns0":
+            table = read_returns(RUNS[:1], [place(tables, name)])
             assert np.isfinite(table["return"]).all()
         else:
-            read_steps(tables / name)
-            read_training(RUNS[:1], [tables / name])
+            read_steps(place(tables, name))
+            read_training(RUNS[:1], [place(tables, name)])
 
-    counts = try_damages(tables / name, cases, read, seed=cases)
+    counts = try_damages(place(tables, name), cases, read, seed=cases)
     assert counts["answered"] > 0.1 * cases
 
 
@@ -146,7 +152,7 @@ def test_damaged_tables_are_answered_or_sound(name: str, cases: int, tables: Pat
 @pytest.mark.parametrize("script", ["tables", "figures"])
 def test_the_programs_write_whole_files_or_none_for_damaged_tables(script: str, tables: Path) -> None:
     arguments = {"tables": tables_arguments, "figures": figures_arguments}[script](tables)
-    expected = {"tables": 3, "figures": 1}[script]
+    expected = {"tables": 4, "figures": 1}[script]
 
     def run() -> None:
         for path in (tables / script).glob("*"):
@@ -158,7 +164,7 @@ def test_the_programs_write_whole_files_or_none_for_damaged_tables(script: str, 
         if answer:
             raise BrokenFileError(answer)
 
-    try_damages(tables / "returns0.csv", 300 if script == "tables" else 100, run)
+    try_damages(place(tables, "returns0"), 300 if script == "tables" else 100, run)
 
 
 @pytest.fixture

@@ -46,6 +46,9 @@ def changed(source: Path, file: str, old: str, new: str) -> set[str]:
         ("dt/config.py", "unknown key", "strange key", set()),
         ("dt/actors.py", "(-20.0, 2.0)", "(-20.0, 3.0)", {"datasets", "experts"}),
         ("scripts/stats.py", "indent=1", "indent=2", {"stats"}),
+        ("dt/provenance.py", "FOLDERS_UP = 3", "FOLDERS_UP = 4", set()),
+        ("dt/__init__.py", '__version__ = "0.1.0"', '__version__ = "0.2.0"', set()),
+        ("dt/__init__.py", "__version__", "LIMIT = 3\n__version__", set(SCRIPTS)),
     ],
 )
 def test_an_edit_changes_the_fingerprints_of_the_programs_that_run_it(
@@ -57,14 +60,59 @@ def test_an_edit_changes_the_fingerprints_of_the_programs_that_run_it(
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_module_that_a_program_loads_is_in_its_fingerprint(script: str) -> None:
     """The modules of dt that Python really imports are those found in the source, or wait for a layer to train."""
-    program = f"import runpy, sys; runpy.run_path('workflow/scripts/{script}.py'); print(*sys.modules)"
+    without = (
+        "sys.modules['dt.provenance'] = types.SimpleNamespace(describe=None, record=None)"  # describes results only
+    )
+    program = (
+        f"import runpy, sys, types; {without}; runpy.run_path('workflow/scripts/{script}.py'); print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     names = {name.removeprefix("dt.") for name in loaded.stdout.split() if name.startswith("dt.")}
-    found, waiting = set(), module._imported(module.ast.parse((ROOT / f"workflow/scripts/{script}.py").read_text()))
-    while waiting:
-        path = waiting.pop()
-        if path.stem not in found:
-            found.add(path.stem)
-            waiting += module._imported(module.ast.parse(path.read_text()))
-    assert names <= found
+    files = [Path(name) for name in module.modules(ROOT / f"workflow/scripts/{script}.py")]
+    found = {file.stem for file in files if file.parent.name == "dt"} - {"__init__"}
+    assert names - {"provenance"} <= found
     assert found - names <= ONCE_A_LAYER_TRAINS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import dt.added",
+        "import dt.added as other",
+        "from dt import added",
+        "from dt import added as other",
+        "from dt.added import VALUE",
+        "from dt.added import *",
+        "from . import added",
+        "from .added import VALUE",
+        "def late():\n    from dt.added import VALUE",
+        "if 1 > 2:\n    import dt.added",
+        "import importlib\nimportlib.import_module('dt.added')",
+        "import dt.deep.added",
+        "from dt.deep import added",
+        "from .deep.added import VALUE",
+    ],
+)
+def test_a_module_is_found_however_it_is_imported(source: Path, statement: str) -> None:
+    (source / "dt/deep").mkdir()
+    (source / "dt/deep/__init__.py").write_text("")
+    for file in ("dt/added.py", "dt/deep/added.py"):
+        (source / file).write_text("VALUE = 1\n")
+    (source / "dt/figures.py").write_text((source / "dt/figures.py").read_text() + f"\n{statement}\n")
+    file = "dt/deep/added.py" if "deep" in statement else "dt/added.py"
+    assert changed(source, file, "1", "2") == {"figures"}
+
+
+def test_a_module_beside_a_program_is_found_and_another_place_changes_nothing(source: Path, tmp_path: Path) -> None:
+    (source / "scripts/helper.py").write_text("VALUE = 1\n")
+    (source / "scripts/stats.py").write_text("import helper\n" + (source / "scripts/stats.py").read_text())
+    assert changed(source, "scripts/helper.py", "1", "2") == {"stats"}
+    before = fingerprint(source / "scripts/train.py")
+    shutil.copytree(source / "scripts", tmp_path / "moved/scripts")
+    assert fingerprint(tmp_path / "moved/scripts/train.py") == before == fingerprint(ROOT / "workflow/scripts/train.py")
+
+
+def test_the_package_reads_no_data_files() -> None:
+    """They would be in no fingerprint."""
+    files = [path for path in (ROOT / "src/dt").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    assert [path for path in files if path.suffix != ".py"] == []

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -21,6 +22,7 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")  # in a Runt
 def parser(description: str | None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--settings", type=json.loads, required=True, help="the rule's part of the configuration, JSON")
+    result.add_argument("--provenance", type=Path, help="JSON file that will say how the results came to be")
     return result
 
 

@@ -3,47 +3,76 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+MODULE_NAME = re.compile(r"dt(\.\w+)+")
+MAKES_NO_RESULT = ("provenance.py",)  # describes them
 
 
 def fingerprint(script: Path) -> str:
-    """A hash over the syntax trees of a script and of every module of `dt` that it imports, directly or not.
+    """A hash over the syntax trees of a script and of all that it imports, directly or not, of `dt` and its folder.
 
-    Comments, formatting and docstrings do not change it, nor do the versions of other packages. Imports are found in
-    the source: nothing is run.
+    Comments, formatting, docstrings and `__version__` do not change it, nor do the versions of other packages or the
+    place of the files. Imports are found in the source: nothing is run.
     """
+    code = [f"{name} {ast.unparse(_without_words(tree))}" for name, tree in sorted(modules(script).items())]
+    return sha256("\n".join(code).encode()).hexdigest()[:16]
+
+
+def modules(script: Path) -> dict[str, ast.Module]:
+    """The syntax trees of a script and of what it imports, by their paths below `dt`, or below the script's folder."""
     waiting, trees = [script], {}
     while waiting:
         path = waiting.pop()
-        if path not in trees:
-            tree = ast.parse(path.read_text())
-            trees[path] = tree
-            waiting += _imported(tree)
-    code = "\n".join(f"{path.name} {_without_docstrings(tree)}" for path, tree in sorted(trees.items(), key=_place))
-    return sha256(code.encode()).hexdigest()[:16]
+        inside = PACKAGE in path.parents
+        name = str(path.relative_to(PACKAGE.parent if inside else script.parent))
+        if name not in trees:
+            trees[name] = ast.parse(path.read_bytes(), str(path))
+            waiting += _imported(trees[name], path, script.parent)
+    return trees
 
 
-def _place(item: tuple[Path, ast.AST]) -> tuple[str, str]:
-    return item[0].name, item[0].parent.name
+def _imported(tree: ast.Module, path: Path, beside: Path) -> Iterator[Path]:
+    """Files of the modules that `tree`, read from `path`, may import."""
+    for name in set(_names(tree, path)):
+        parts = name.split(".")
+        folder, parts = (PACKAGE, parts[1:]) if parts[0] == PACKAGE.name else (beside, parts)
+        for length in range(len(parts) + 1):  # a package's __init__ runs before its modules
+            place = folder.joinpath(*parts[:length])
+            for file in (place / "__init__.py", place.with_suffix(".py")):
+                inside = length or folder is PACKAGE
+                if inside and file.is_file() and file.name not in MAKES_NO_RESULT:
+                    yield file
 
 
-def _imported(tree: ast.AST) -> list[Path]:
-    nodes = list(ast.walk(tree))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]  # alias: perhaps a module
-    paths = [PACKAGE / f"{name.removeprefix('dt.')}.py" for name in names if name.startswith("dt.")]
-    return [path for path in paths if path.is_file()]
+def _names(tree: ast.Module, path: Path) -> Iterator[str]:
+    """Dotted names that an import, or a text as `importlib` takes it, mentions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = path.relative_to(PACKAGE.parent).parts[: -node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)  # perhaps modules
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_NAME.fullmatch(node.value):
+            yield node.value
 
 
-def _without_docstrings(tree: ast.AST) -> str:
+def _without_words(tree: ast.Module) -> ast.Module:
+    """Without docstrings, and without the version: a release changes no result."""
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.Assign) and _is_version(node))]
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return tree
+
+
+def _is_version(node: ast.Assign) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == "__version__" for target in node.targets)

@@ -19,6 +19,11 @@ ARM_COLUMNS = ["kind", "source", "target", "strategy"]
 TEXT_COLUMNS = dict.fromkeys(ARM_COLUMNS, str)  # so that an empty source is read as ""
 TRAINING_COLUMNS = ["epoch", "step", "loss", "gradient_norm", "learning_rate", "trainable", "parameters"]
 REMAKE = "delete it, and snakemake makes it anew"
+STYLE = (
+    "body {font: 13px sans-serif; margin: 1.5em} table {border-collapse: collapse}"
+    "th, td {padding: 4px 9px; text-align: right; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums}"
+    "th:nth-child(-n+4), td:nth-child(-n+4) {text-align: left}"
+)
 STATISTICS = ("final_return", "final_score", "curve_return", "curve_score")
 
 
@@ -122,6 +127,24 @@ def summary(returns: pd.DataFrame, training: pd.DataFrame, report: dict[str, Any
             row |= _mean_and_interval(f"{statistic}_gain", np.asarray(gains), report)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def readable(summary: pd.DataFrame) -> str:
+    """The summary as a page of HTML that needs no other file: whole numbers, intervals where there are any."""
+    page = summary[[*ARM_COLUMNS, "seeds"]].copy()
+    page["trainable weights"] = summary["trainable"]
+    for gain in ("", "_gain"):
+        for statistic in STATISTICS:
+            name = f"{statistic}{gain}"
+            page[name.replace("_", " ")] = [
+                _text(*row) for row in summary[[name, f"{name}_low", f"{name}_high"]].values
+            ]
+    return f"<!DOCTYPE html><meta charset='utf-8'><style>{STYLE}</style>{page.to_html(index=False, border=0)}"
+
+
+def _text(mean: float, low: float, high: float) -> str:
+    interval = "" if np.isnan(low) else f" [{round(low)}, {round(high)}]"
+    return "" if np.isnan(mean) else f"{round(mean)}{interval}"
 
 
 def _mean_and_interval(name: str, values: np.ndarray, report: dict[str, Any]) -> dict[str, float]:

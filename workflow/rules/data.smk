@@ -3,18 +3,16 @@
 
 rule datasets:
     input:
-        actor=branch(
-            config["data"]["source"] == "experts",
-            then="resources/experts/{environment}.safetensors",
-            otherwise=[],
-        ),
-        card=branch(
-            config["data"]["source"] == "experts",
-            then="resources/experts/{environment}.json",
-            otherwise=[],
+        redo=lambda wildcards: redo(
+            f"{PLACE}/datasets/{wildcards.environment}/data/main_data.hdf5",
+            f"{PLACE}/datasets/{wildcards.environment}.provenance.json",
+            "datasets",
+            dataset_settings(wildcards),
         ),
     output:
-        directory(f"{RESULTS}/datasets/{{environment}}"),
+        data=f"{RESULTS}/datasets/{{environment}}/data/main_data.hdf5",
+        metadata=f"{RESULTS}/datasets/{{environment}}/data/metadata.json",
+        provenance=f"{RESULTS}/datasets/{{environment}}.provenance.json",
     log:
         f"{RESULTS}/logs/datasets/{{environment}}.log",
     benchmark:
@@ -28,20 +26,30 @@ rule datasets:
     params:
         code=code("datasets"),
         settings=dataset_settings,
-        actor=lambda wildcards, input: f"--actor {input.actor}" if input.actor else "",
+        script=script("datasets"),
+        actor=actor_option,
+        folder=subpath(output.data, ancestor=2),
     message:
         "Dataset of expert trajectories: {wildcards.environment}"
     shell:
-        "python workflow/scripts/datasets.py --environment {wildcards.environment} --settings {params.settings:q}"
-        " {params.actor} --folder {output} > {log} 2>&1"
+        "python {params.script:q} --environment {wildcards.environment} --settings {params.settings:q}"
+        " {params.actor:q} --folder {params.folder} --provenance {output.provenance} > {log} 2>&1"
 
 
 rule stats:
     input:
-        f"{RESULTS}/datasets/{{environment}}",
+        data=f"{RESULTS}/datasets/{{environment}}/data/main_data.hdf5",
+        metadata=f"{RESULTS}/datasets/{{environment}}/data/metadata.json",
+        redo=lambda wildcards: redo(
+            f"{PLACE}/stats/{wildcards.environment}.json",
+            f"{PLACE}/stats/{wildcards.environment}.provenance.json",
+            "stats",
+            stats_settings(wildcards),
+        ),
     output:
         stats=f"{RESULTS}/stats/{{environment}}.json",
         arrays=expand(f"{RESULTS}/stats/{{{{environment}}}}/{{array}}.npy", array=ARRAYS),
+        provenance=f"{RESULTS}/stats/{{environment}}.provenance.json",
     log:
         f"{RESULTS}/logs/stats/{{environment}}.log",
     benchmark:
@@ -55,9 +63,11 @@ rule stats:
     params:
         code=code("stats"),
         settings=stats_settings,
+        script=script("stats"),
+        dataset=subpath(input.data, ancestor=2),
         arrays=subpath(output.stats, strip_suffix=".json"),
     message:
         "Arrays and statistics: {wildcards.environment}"
     shell:
-        "python workflow/scripts/stats.py --dataset {input} --settings {params.settings:q}"
-        " --arrays {params.arrays} --stats {output.stats} > {log} 2>&1"
+        "python {params.script:q} --dataset {params.dataset} --settings {params.settings:q}"
+        " --arrays {params.arrays} --stats {output.stats} --provenance {output.provenance} > {log} 2>&1"

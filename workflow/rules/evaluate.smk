@@ -6,8 +6,20 @@ rule evaluate:
         policy=f"{RESULTS}/policies/{{run}}/policy.safetensors",
         training=f"{RESULTS}/policies/{{run}}/training.csv",
         snapshots=f"{RESULTS}/policies/{{run}}/snapshots.safetensors",
+        redo=lambda wildcards: redo(
+            f"{PLACE}/evaluations/{wildcards.run}/returns.csv",
+            f"{PLACE}/evaluations/{wildcards.run}/provenance.json",
+            "evaluate",
+            evaluation_settings(wildcards),
+        ),
     output:
-        f"{RESULTS}/evaluations/{{run}}/returns.csv",
+        returns=report(
+            f"{RESULTS}/evaluations/{{run}}/returns.csv",
+            category="Runs",
+            labels=run_labels,
+            caption="../report/runs.rst",
+        ),
+        provenance=f"{RESULTS}/evaluations/{{run}}/provenance.json",
     log:
         f"{RESULTS}/logs/evaluate/{{run}}.log",
     benchmark:
@@ -22,10 +34,11 @@ rule evaluate:
         code=code("evaluate"),
         run=lambda wildcards: json.dumps(Run.from_path(wildcards.run)),
         settings=evaluation_settings,
-        checkpoint=f"{RESULTS}/checkpoints/evaluate/{{run}}",
+        script=script("evaluate"),
+        checkpoint=f"{PLACE}/checkpoints/evaluate/{{run}}",
     message:
         "Evaluate {wildcards.run}"
     shell:
-        "python workflow/scripts/evaluate.py --run {params.run:q} --settings {params.settings:q} --policy {input.policy}"
-        " --snapshots {input.snapshots} --training {input.training} --returns {output}"
-        " --checkpoint {params.checkpoint} > {log} 2>&1"
+        "python {params.script:q} --run {params.run:q} --settings {params.settings:q} --policy {input.policy}"
+        " --snapshots {input.snapshots} --training {input.training} --returns {output.returns}"
+        " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"

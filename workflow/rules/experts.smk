@@ -13,6 +13,7 @@ rule expert:
     output:
         actor=f"{RESULTS}/experts/{{environment}}.safetensors",
         card=f"{RESULTS}/experts/{{environment}}.json",
+        provenance=f"{RESULTS}/experts/{{environment}}.provenance.json",
     log:
         f"{RESULTS}/logs/experts/{{environment}}.log",
     benchmark:
@@ -29,9 +30,11 @@ rule expert:
             environment=environment_settings(wildcards.environment, "gymnasium", "action_noise"),
             experts=config["experts"],
         ),
+        script=script("experts"),
         state=expert_state,
     message:
         "Train an expert: {wildcards.environment}"
     shell:
-        "python workflow/scripts/experts.py --environment {wildcards.environment} --settings {params.settings:q}"
-        " --state {params.state} --actor {output.actor} --card {output.card} >> {log} 2>&1"
+        "python {params.script:q} --environment {wildcards.environment} --settings {params.settings:q}"
+        " --state {params.state} --actor {output.actor} --card {output.card}"
+        " --provenance {output.provenance} >> {log} 2>&1"

@@ -8,12 +8,38 @@ rule tables:
             run=[run.path for run in RUNS],
         ),
         training=expand(f"{RESULTS}/policies/{{run}}/training.csv", run=[run.path for run in RUNS]),
-    output:
-        report(
-            expand(f"{RESULTS}/tables/{{table}}.csv", table=TABLES),
-            category="Tables",
-            caption="../report/tables.rst",
+        redo=lambda wildcards: redo(
+            f"{PLACE}/tables/{TABLES[0]}.csv",
+            f"{PLACE}/tables/provenance.json",
+            "tables",
+            table_settings(),
         ),
+    output:
+        returns=report(
+            f"{RESULTS}/tables/returns.csv",
+            category="Tables",
+            labels={"table": "returns", "a row for": "every evaluation episode"},
+            caption="../report/returns.rst",
+        ),
+        training=report(
+            f"{RESULTS}/tables/training.csv",
+            category="Tables",
+            labels={"table": "training", "a row for": "every run and evaluation point"},
+            caption="../report/training.rst",
+        ),
+        summary=report(
+            f"{RESULTS}/tables/summary.csv",
+            category="Tables",
+            labels={"table": "summary", "a row for": "every arm"},
+            caption="../report/summary.rst",
+        ),
+        page=report(
+            f"{RESULTS}/tables/summary.html",
+            category="Tables",
+            labels={"table": "summary, to read", "a row for": "every arm"},
+            caption="../report/summary.rst",
+        ),
+        provenance=f"{RESULTS}/tables/provenance.json",
     log:
         f"{RESULTS}/logs/tables.log",
     benchmark:
@@ -26,25 +52,40 @@ rule tables:
         runtime=growing(10),
     params:
         code=code("tables"),
-        settings=settings(**config["report"]),
-        runs=[run.path for run in RUNS],
-        tables=subpath(output[0], parent=True),
+        settings=table_settings(),
+        script=script("tables"),
+        results=subpath(output.provenance, ancestor=2),
+        tables=subpath(output.provenance, parent=True),
     message:
         "Tables"
     shell:
-        "python workflow/scripts/tables.py --settings {params.settings:q} --runs {params.runs}"
-        " --returns {input.evaluations} --training {input.training} --tables {params.tables} > {log} 2>&1"
+        "python {params.script:q} --settings {params.settings:q} --results {params.results} --tables {params.tables}"
+        " --provenance {output.provenance} > {log} 2>&1"
 
 
 rule figures:
     input:
-        lambda wildcards: expand(f"{RESULTS}/evaluations/{{run}}/returns.csv", run=figure_runs(wildcards)),
+        returns=lambda wildcards: expand(f"{RESULTS}/evaluations/{{run}}/returns.csv", run=figure_runs(wildcards)),
+        redo=lambda wildcards: redo(
+            f"{PLACE}/figures/fig{wildcards.figure}.png",
+            f"{PLACE}/figures/fig{wildcards.figure}.provenance.json",
+            "figures",
+            figure_settings(wildcards),
+        ),
     output:
-        report(
-            multiext(f"{RESULTS}/figures/fig{{figure}}", ".png", ".pdf"),
+        png=report(
+            f"{RESULTS}/figures/fig{{figure}}.png",
             category="Figures",
+            labels=lambda wildcards: figure_labels(wildcards, bitmap="yes"),
             caption="../report/figures.rst",
         ),
+        pdf=report(
+            f"{RESULTS}/figures/fig{{figure}}.pdf",
+            category="Figures",
+            labels=lambda wildcards: figure_labels(wildcards, bitmap="no"),
+            caption="../report/figures.rst",
+        ),
+        provenance=f"{RESULTS}/figures/fig{{figure}}.provenance.json",
     log:
         f"{RESULTS}/logs/figures/fig{{figure}}.log",
     benchmark:
@@ -58,9 +99,10 @@ rule figures:
     params:
         code=code("figures"),
         settings=figure_settings,
-        runs=figure_runs,
+        script=script("figures"),
+        results=subpath(output.provenance, ancestor=2),
     message:
         "Figure {wildcards.figure}"
     shell:
-        "python workflow/scripts/figures.py --settings {params.settings:q} --runs {params.runs} --returns {input}"
-        " --figures {output} > {log} 2>&1"
+        "python {params.script:q} --settings {params.settings:q} --results {params.results}"
+        " --figures {output.png} {output.pdf} --provenance {output.provenance} > {log} 2>&1"

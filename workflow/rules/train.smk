@@ -9,11 +9,13 @@ rule pretrain:
     input:
         stats=f"{RESULTS}/stats/{{source}}.json",
         arrays=expand(f"{RESULTS}/stats/{{{{source}}}}/{{array}}.npy", array=ARRAYS),
+        redo=redo_training("pretrain"),
     output:
         policy=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/policy.safetensors",
         training=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/training.csv",
         # kept: were it temporary, evaluating a source later would train it again, and all that was fine-tuned from it
         snapshots=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/snapshots.safetensors",
+        provenance=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/provenance.json",
     log:
         f"{RESULTS}/logs/pretrain/{{source}}/seed{{seed}}.log",
     benchmark:
@@ -27,18 +29,19 @@ rule pretrain:
         runtime=growing(120),
     params:
         code=code("train"),
+        script=script("train"),
         run=lambda wildcards: run_json("pretrain", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.source),
         epochs=config["training"]["pretrain_epochs"],
-        checkpoint=f"{RESULTS}/checkpoints/pretrain/{{source}}/seed{{seed}}",
+        checkpoint=f"{PLACE}/checkpoints/pretrain/{{source}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
     message:
         "Pre-train on {wildcards.source}, seed {wildcards.seed}"
     shell:
-        "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
+        "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays}"
         " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
-        " --checkpoint {params.checkpoint} > {log} 2>&1"
+        " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"
 
 
 rule finetune:
@@ -46,12 +49,14 @@ rule finetune:
         source_policy=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/policy.safetensors",
         stats=f"{RESULTS}/stats/{{target}}.json",
         arrays=expand(f"{RESULTS}/stats/{{{{target}}}}/{{array}}.npy", array=ARRAYS),
+        redo=redo_training("finetune"),
     output:
         policy=f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/policy.safetensors",
         training=f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/training.csv",
         snapshots=temp(
             f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/snapshots.safetensors"
         ),
+        provenance=f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/provenance.json",
     log:
         f"{RESULTS}/logs/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}.log",
     benchmark:
@@ -65,28 +70,31 @@ rule finetune:
         runtime=growing(120),
     params:
         code=code("train"),
+        script=script("train"),
         run=lambda wildcards: run_json("finetune", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.target),
         epochs=config["training"]["epochs"],
-        checkpoint=f"{RESULTS}/checkpoints/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}",
+        checkpoint=f"{PLACE}/checkpoints/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
     message:
         "Fine-tune {wildcards.source} on {wildcards.target}, {wildcards.strategy}, seed {wildcards.seed}"
     shell:
-        "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
+        "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays} --source-policy {input.source_policy}"
         " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
-        " --checkpoint {params.checkpoint} > {log} 2>&1"
+        " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"
 
 
 rule scratch:
     input:
         stats=f"{RESULTS}/stats/{{target}}.json",
         arrays=expand(f"{RESULTS}/stats/{{{{target}}}}/{{array}}.npy", array=ARRAYS),
+        redo=redo_training("scratch"),
     output:
         policy=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/policy.safetensors",
         training=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/training.csv",
         snapshots=temp(f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/snapshots.safetensors"),
+        provenance=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/provenance.json",
     log:
         f"{RESULTS}/logs/scratch/{{target}}/seed{{seed}}.log",
     benchmark:
@@ -100,15 +108,16 @@ rule scratch:
         runtime=growing(120),
     params:
         code=code("train"),
+        script=script("train"),
         run=lambda wildcards: run_json("scratch", **wildcards),
         settings=lambda wildcards: train_settings(wildcards.target),
         epochs=config["training"]["epochs"],
-        checkpoint=f"{RESULTS}/checkpoints/scratch/{{target}}/seed{{seed}}",
+        checkpoint=f"{PLACE}/checkpoints/scratch/{{target}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
     message:
         "Train from scratch on {wildcards.target}, seed {wildcards.seed}"
     shell:
-        "python workflow/scripts/train.py --run {params.run:q} --settings {params.settings:q}"
+        "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays}"
         " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
-        " --checkpoint {params.checkpoint} > {log} 2>&1"
+        " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"

@@ -11,6 +11,7 @@ from dt.evaluate import evaluate as evaluate_policy
 from dt.fingerprint import fingerprint
 from dt.machine import device, use_one_thread
 from dt.policy import load_policy
+from dt.provenance import describe, record
 from dt.scores import read_steps, score, write_returns
 from dt.slots import take_gpu
 from dt.snapshots import check_epochs
@@ -29,6 +30,7 @@ def evaluate() -> None:
     use_one_thread()
     if given.settings["device"] != "cpu":
         take_gpu()
+    description = describe(Path(__file__), given, [given.policy, given.training, given.snapshots])
     steps = read_steps(given.training)
     check_epochs(given.snapshots, given.training, steps)
     episodes = given.settings["episodes"]
@@ -56,6 +58,7 @@ def evaluate() -> None:
         ]
         checkpoint.write("rows", {}, {"rows": rows})
     write_returns(given.returns, rows)
+    record(given.provenance, description, [given.returns])
     checkpoint.remove()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from dt.cli import main, parser
 from dt.experts import model_card, train_expert
 from dt.files import write_whole
+from dt.provenance import describe, record
 
 
 def experts() -> None:
@@ -16,11 +17,13 @@ def experts() -> None:
     arguments.add_argument("--actor", type=Path, required=True, help="safetensors file to write")
     arguments.add_argument("--card", type=Path, required=True, help="JSON file to write")
     given = arguments.parse_args()
+    description = describe(Path(__file__), given, [])
     environment, settings = given.settings["environment"], given.settings["experts"]
     best, steps = train_expert(environment["gymnasium"], settings, given.state)
     card = model_card(best, given.environment, environment, settings, steps)
     write_whole(given.actor, lambda path: shutil.copy(best, path))
     write_whole(given.card, lambda path: path.write_text(json.dumps(card, indent=1) + "\n"))
+    record(given.provenance, description, [given.actor, given.card])
 
 
 if __name__ == "__main__":

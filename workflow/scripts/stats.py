@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 from dt.cli import main, parser
+from dt.data import ARRAYS
 from dt.files import write_whole
+from dt.provenance import describe, record
 from dt.stats import read_minari
 
 
@@ -15,9 +17,12 @@ def stats() -> None:
     arguments.add_argument("--stats", type=Path, required=True, help="JSON file to write")
     given = arguments.parse_args()
     settings = given.settings
+    made_from = sorted(path for path in given.dataset.rglob("*") if path.is_file())
+    description = describe(Path(__file__), given, made_from)
     flat, statistics = read_minari(given.dataset, settings["trajectories"], settings["gamma"], settings["gymnasium"])
     flat.save(given.arrays)
     write_whole(given.stats, lambda path: path.write_text(json.dumps(statistics, indent=1) + "\n"))
+    record(given.provenance, description, [given.stats, *(given.arrays / f"{name}.npy" for name in ARRAYS)])
 
 
 if __name__ == "__main__":

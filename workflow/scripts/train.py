@@ -5,10 +5,11 @@ from pathlib import Path
 
 from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
-from dt.data import Trajectories, check_sizes, read_stats
+from dt.data import ARRAYS, Trajectories, check_sizes, read_stats
 from dt.fingerprint import fingerprint
 from dt.machine import device, use_fastest_products, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
+from dt.provenance import describe, record
 from dt.slots import take_gpu
 from dt.streams import run_stream
 from dt.train import train as train_policy
@@ -30,6 +31,12 @@ def train() -> None:
     use_one_thread()
     if given.settings["device"] != "cpu":
         take_gpu()
+    place = device(given.settings["device"]).type
+    if place == "cpu":
+        use_fastest_products()
+    made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
+    arrays = [given.arrays / f"{name}.npy" for name in ARRAYS]
+    description = describe(Path(__file__), given, [*made_from, *arrays], device=place)
     run, statistics = given.run, read_stats(given.stats)
     trajectories = Trajectories.open(given.arrays)
     check_sizes(trajectories, statistics, given.arrays)
@@ -37,16 +44,14 @@ def train() -> None:
     if given.source_policy:
         adapt(load_policy(given.source_policy, run.source), policy)
         freeze(policy, run.strategy)
-    made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
-    place = device(given.settings["device"]).type
-    if place == "cpu":
-        use_fastest_products()
-    key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, place, version("torch"), *made_from)
+    machine = place, version("torch")
+    key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, machine, *made_from)
     checkpoint = Checkpoint(given.checkpoint, key)
     checkpoint.stop_on_sigterm()
     result = train_policy(policy, trajectories, run, given.epochs, given.settings, checkpoint)
     result.save(given.training, given.snapshots)
     save_policy(policy, given.policy)
+    record(given.provenance, description, [given.policy, given.training, given.snapshots])
     checkpoint.remove()
 
 

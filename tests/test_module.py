@@ -1,0 +1,68 @@
+"""The workflow elsewhere: moved, in another working directory, and imported as a module."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from test_workflow import ALL_OF_THE_PAPER, TINY, copy_of_the_workflow, planned, snakemake
+
+IMPORTER = """
+module dt:
+    snakefile: "{workflow}/workflow/Snakefile"
+    config: {config}
+    {prefix}
+
+use rule * from dt as dt_*
+
+rule mine:
+    default_target: True
+    input: rules.dt_all.input
+"""
+
+
+def importer(folder: Path, workflow: Path, config: dict, prefix: str = "") -> Path:
+    (folder / "Snakefile").write_text(IMPORTER.format(workflow=workflow, config=config, prefix=prefix))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy whose path has a space in it."""
+    folder = tmp_path_factory.mktemp("the workflow") / "a copy"
+    folder.mkdir()
+    return copy_of_the_workflow(folder)
+
+
+def test_a_moved_study_has_nothing_to_do(study: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(study, tmp_path / "moved")
+    assert planned(snakemake(moved, "-n", "--configfile", "tiny.yaml")) == {}
+
+
+def test_another_working_directory_gets_the_results(workflow: Path, tmp_path: Path) -> None:
+    assert planned(snakemake(workflow, "-n", "--directory", str(tmp_path))) == ALL_OF_THE_PAPER
+
+
+def test_a_module_plans_the_study_that_the_importer_configures(workflow: Path, tmp_path: Path) -> None:
+    """What it does not set is the paper's protocol; values of its own command line are not the module's."""
+    folder = importer(tmp_path, workflow, {"results": "elsewhere/dt", "seeds": [0, 1]})
+    output = snakemake(folder, "-n", "--config", "mine=1")
+    counts = {rule.removeprefix("dt_"): count for rule, count in planned(output).items()}
+    assert counts["evaluate"] == 2 * ALL_OF_THE_PAPER["evaluate"]
+    assert "elsewhere/dt/figures/fig3.png" in output
+    assert not list(tmp_path.glob("elsewhere"))
+
+
+def test_a_module_with_a_prefix_keeps_its_checkpoints_below_it(workflow: Path, tmp_path: Path) -> None:
+    output = snakemake(importer(tmp_path, workflow, {}, 'prefix: "mine"'), "-n", "--printshellcmds")
+    assert "--checkpoint mine/results/checkpoints/scratch/hopper/seed0 " in output
+    assert " results/" not in output
+
+
+@pytest.mark.slow
+def test_a_module_makes_the_same_bytes(workflow: Path, study: Path, tmp_path: Path) -> None:
+    folder = importer(tmp_path, workflow, TINY | {"results": "mine"}, 'prefix: "here"')
+    target = "evaluations/scratch/hopper/seed0/returns.csv"
+    snakemake(folder, "--cores", "2", f"here/mine/{target}")
+    assert (folder / "here/mine" / target).read_bytes() == (study / "results" / target).read_bytes()
+    again = snakemake(folder, "-n", f"here/mine/{target}")
+    assert "Nothing to be done" in again
