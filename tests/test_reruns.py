@@ -112,3 +112,24 @@ def test_only_new_seeds_are_trained(checkout: Path) -> None:
     made = [line for line in output.splitlines() if line.startswith(("Job ", "    output:")) and "seed" in line]
     assert made
     assert not [line for line in made if "seed 0" in line or "seed0" in line]
+
+
+@pytest.mark.slow
+def test_adding_a_strategy_and_a_seed_leaves_every_earlier_policy_as_it_is(checkout: Path) -> None:
+    def policies() -> dict[str, tuple[bytes, int]]:
+        return {
+            str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+            for name in ("policy.safetensors", "returns.csv")
+            for path in (checkout / "results").rglob(name)
+            if "tables" not in path.parts
+        }
+
+    before = policies()
+    added = {"seeds": [0, 1], "strategies": ["unfreeze0", "unfreeze1", "unfreeze2"], "targets": ["hopper"]}
+    arguments = ["--cores", "2", "--configfile", "tiny.yaml", write(checkout, added)]
+    snakemake(checkout, *arguments, environment={"PYTHONPATH": str(checkout / "src")})
+    after = policies()
+    assert len(after) == len(before) + 2 * (
+        1 + 4 + 1
+    )  # unfreeze2; a pre-training, three strategies and scratch of seed 1
+    assert {path: after[path] for path in before} == before
