@@ -32,8 +32,6 @@ def train() -> None:
     if given.settings["device"] != "cpu":
         take_gpu()
     place = device(given.settings["device"]).type
-    if place == "cpu":
-        use_fastest_products()
     made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
     arrays = [given.arrays / f"{name}.npy" for name in ARRAYS]
     description = describe(Path(__file__), given, [*made_from, *arrays], device=place)
@@ -44,6 +42,8 @@ def train() -> None:
     if given.source_policy:
         adapt(load_policy(given.source_policy, run.source), policy)
         freeze(policy, run.strategy)
+    if place == "cpu":
+        use_fastest_products()
     machine = place, version("torch")
     key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, machine, *made_from)
     checkpoint = Checkpoint(given.checkpoint, key)
