@@ -43,7 +43,7 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from dt.data import Trajectories, Windows, batches, gather, returns_to_go  # noqa: E402
 from dt.environments import make_environment  # noqa: E402
-from dt.evaluate import roll_out  # noqa: E402
+from dt.evaluation import roll_out  # noqa: E402
 from dt.optimiser import Optimiser  # noqa: E402
 from dt.policy import Policy, fresh_policy  # noqa: E402
 from dt.streams import stream  # noqa: E402

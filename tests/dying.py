@@ -54,9 +54,9 @@ def _unit(script: str) -> tuple[Any, str]:
         Checkpoint.due = due
         return Optimiser, "step"
     if script == "evaluate":
-        import dt.evaluate
+        import dt.evaluation
 
-        return dt.evaluate, "roll_out"
+        return dt.evaluation, "roll_out"
     if script == "datasets":
         from dt.actors import Actor
 

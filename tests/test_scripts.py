@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from dt import evaluate as evaluation
-from dt import slots
+from dt import evaluation, slots
 from dt.checkpoint import Checkpoint
 from dt.data import Trajectories
 from dt.optimiser import Optimiser

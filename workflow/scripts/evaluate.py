@@ -7,7 +7,7 @@ import numpy as np
 
 from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
-from dt.evaluate import evaluate as evaluate_policy
+from dt.evaluation import evaluate as evaluate_policy
 from dt.fingerprint import fingerprint
 from dt.machine import device, use_one_thread
 from dt.policy import load_policy

@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 from dt.acting import ActingTransformer
 from dt.data import Trajectories
 from dt.environments import make_environment
-from dt.evaluate import Episode, evaluate, roll_out
+from dt.evaluation import Episode, evaluate, roll_out
 from dt.policy import Policy, fresh_policy
 from dt.runs import Run
 from dt.streams import stream

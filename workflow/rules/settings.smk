@@ -1,0 +1,89 @@
+# Needs: the checked configuration. Makes: the part of it that each rule depends on, as one parameter.
+
+
+def settings(**blocks):
+    """A rule's part of the configuration as JSON: one parameter, so that any change in it, and no other, reruns."""
+    return json.dumps(blocks, sort_keys=True)
+
+
+def environment_settings(name, *keys):
+    """The given keys of an environment's entry, where it has them."""
+    return {key: config["environments"][name][key] for key in keys if key in config["environments"][name]}
+
+
+def dataset_settings(wildcards):
+    """What a dataset depends on."""
+    experts = config["data"]["source"] == "experts"
+    keys = ("gymnasium", "action_noise") if experts else ("minari",)
+    block = {"environment": environment_settings(wildcards.environment, *keys)}
+    if experts:
+        block |= {"trajectories": config["data"]["trajectories"], "actor": actor_checksums(wildcards.environment)}
+    return settings(**block)
+
+
+def actor_option(wildcards, output):
+    """The expert to roll out, if data are made here."""
+    experts = config["data"]["source"] == "experts"
+    return ["--actor", str(ROOT / f"resources/experts/{wildcards.environment}.safetensors")] if experts else []
+
+
+@cache
+def actor_checksums(environment):
+    """Of an expert and its card. They are no input files: where they lie, and how old they are, does not matter."""
+    try:
+        return {
+            suffix: checksum(ROOT / f"resources/experts/{environment}{suffix}") for suffix in (".safetensors", ".json")
+        }
+    except OSError as error:
+        raise WorkflowError(f"There is no expert for {environment}: {error}") from None
+
+
+def stats_settings(wildcards):
+    """What arrays and statistics depend on besides the dataset; `gymnasium` is what the data are checked against."""
+    gymnasium = environment_settings(wildcards.environment, "gymnasium")
+    return settings(trajectories=config["data"]["trajectories"], gamma=config["data"]["gamma"], **gymnasium)
+
+
+def train_settings(name):
+    """What training on the environment `name` depends on."""
+    keys = ("gymnasium", "reward_scale")
+    data = {key: value for key, value in config["data"].items() if key not in ("source", "trajectories")}
+    training = {key: value for key, value in config["training"].items() if "epochs" not in key}
+    return settings(
+        environments={name: environment_settings(name, *keys)},
+        data=data,
+        model=config["model"],
+        training=training,
+        evaluation={"every": config["evaluation"]["every"]},
+        device=config["device"],
+        precision=config["precision"],
+    )
+
+
+def evaluation_settings(wildcards):
+    """What an evaluation depends on besides the policy."""
+    environment = Run.from_path(wildcards.run).environment
+    keys = environment_settings(environment, "target_return", "reference")
+    machine = {key: config[key] for key in ("device", "precision")}
+    return settings(episodes=config["evaluation"]["episodes"], **machine, **keys)
+
+
+def expert_state(wildcards):
+    """Where a stopped training lies: another folder for other settings, but for the number of steps."""
+    recipe = {key: value for key, value in config["experts"].items() if key != "steps"}
+    gymnasium = environment_settings(wildcards.environment, "gymnasium")
+    digest = sha256(settings(recipe=recipe, **gymnasium).encode()).hexdigest()[:8]
+    return f"{PLACE}/experts/state/{wildcards.environment}-{digest}"
+
+
+def table_settings():
+    """What the tables depend on besides the runs' own."""
+    return settings(report=config["report"], study={key: config[key] for key in STUDY})
+
+
+def figure_settings(wildcards):
+    """What a figure depends on besides the evaluations."""
+    titles = {target: environment_settings(target, "title") for target in config["targets"]}
+    shared = {key: config[key] for key in STUDY if key != "sources"}
+    intervals = {key: config["report"][key] for key in ("confidence", "resamples")}
+    return settings(environments=titles, report=intervals, source=figure_source(wildcards), **shared)
