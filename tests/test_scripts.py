@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 
 from dt import evaluation, slots
@@ -50,11 +51,12 @@ def arguments(config: dict[str, Any], hopper: Data, tmp_path: Path) -> dict[str,
 
 
 @pytest.fixture(autouse=True)
-def sigterm() -> Iterator[None]:
-    """The programs change what SIGTERM does."""
-    before = signal.getsignal(signal.SIGTERM)
+def unchanged_process() -> Iterator[None]:
+    """The programs change what SIGTERM does, and how matrices are multiplied."""
+    before = signal.getsignal(signal.SIGTERM), torch.get_float32_matmul_precision()
     yield
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, before[0])
+    torch.set_float32_matmul_precision(before[1])
 
 
 def start(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
