@@ -98,6 +98,8 @@ def make_data(folder: Path, count: int = 1000) -> tuple[Trajectories, dict]:
     Trajectories(states, actions, rtg, starts).save(folder)
     moments = {"states": STATES, "actions": ACTIONS}
     stats = {name: {"mean": [0.0] * size, "std": [1.0] * size} for name, size in moments.items()}
+    stats["actions"] |= {"low": [-1.0] * moments["actions"], "high": [1.0] * moments["actions"]}
+    stats["derived"] = {"target_return": 9000.0, "reward_scale": 1000.0}
     return Trajectories.open(folder), stats
 
 

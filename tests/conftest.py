@@ -48,7 +48,8 @@ def synthetic(state_size: int, action_size: int, count: int = 13, seed: int = 0)
         name: {"mean": values.mean(0).tolist(), "std": values.std(0).tolist()}
         for name, values in (("states", states), ("actions", actions))
     }
-    return trajectories, stats
+    stats["actions"] |= {"low": [-1.0] * action_size, "high": [1.0] * action_size}
+    return trajectories, {**stats, "derived": {"target_return": 3000.0, "reward_scale": 1000.0}}
 
 
 @pytest.fixture

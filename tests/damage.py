@@ -101,7 +101,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def leave_a_training(folder: Path, config: dict[str, Any]) -> Path:
-    """What a training leaves: policy, snapshots and the table of points."""
+    """What a training leaves: policy, snapshots and the table of points; and its statistics."""
     data, stats = synthetic(11, 3)
     config["model"]["width"] = 8
     policy = fresh_policy("hopper", config, stats, stream(1))
@@ -109,6 +109,7 @@ def leave_a_training(folder: Path, config: dict[str, Any]) -> Path:
         folder / "training.csv", folder / "snapshots.safetensors"
     )
     save_policy(policy, folder / "policy.safetensors")
+    (folder / "stats.json").write_text(json.dumps(stats))
     return folder
 
 
@@ -125,7 +126,12 @@ def evaluation(run: Path) -> list[str]:
     """Arguments of evaluate.py."""
     reference = {"random": 0.0, "expert": 100.0}
     chosen = {"episodes": 2, "device": "auto", "precision": "fp32", "target_return": 3600.0, "reference": reference}
-    names = {"policy": "policy.safetensors", "snapshots": "snapshots.safetensors", "training": "training.csv"}
+    names = {
+        "policy": "policy.safetensors",
+        "snapshots": "snapshots.safetensors",
+        "training": "training.csv",
+        "stats": "stats.json",
+    }
     return [
         *("--run", json.dumps(["scratch", "", "hopper", "", 0]), "--settings", json.dumps(chosen)),
         *(part for option, name in names.items() for part in (f"--{option}", f"{run}/{name}")),

@@ -21,7 +21,7 @@ from minari.data_collector import EpisodeBuffer
 
 from dt import episodes as episodes_module
 from dt.data import DataError
-from dt.episodes import read_episodes
+from dt.episodes import Expected, read_episodes
 from dt.stats import read_minari
 
 LENGTHS = [5, 1, 7, 3]
@@ -58,7 +58,7 @@ def one_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     made: dict[str, Any] = {}
     make = episodes_module.make_environment
     monkeypatch.setattr(
-        episodes_module, "make_environment", lambda name: made.get(name) or made.setdefault(name, make(name))
+        episodes_module, "make_environment", lambda name, arguments: made.get(name) or made.setdefault(name, make(name))
     )
     yield
     for environment in made.values():
@@ -196,7 +196,7 @@ def test_the_data_as_minari_writes_them_are_accepted(dataset: Path) -> None:
 
 def test_data_that_do_not_say_their_environment_are_accepted(dataset: Path) -> None:
     set_metadata(env_spec=None)(dataset)
-    assert len(read_episodes(dataset, 4, "Hopper-v5")) == 4
+    assert len(read_episodes(dataset, 4, Expected.of("Hopper-v5", {}))) == 4
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -214,7 +214,7 @@ def test_a_bad_dataset_is_answered_with_file_and_reason_and_nothing_is_written(n
         ("Walker2d-v5", "the data are of 'Hopper-v5', but the configuration says Walker2d-v5"),
         ("CartPole-v1", "CartPole-v1 has actions of Discrete(2)"),
         ("Hopper-v99", "Gymnasium has no environment Hopper-v99"),
-        ("nothing:Here-v0", "Gymnasium has no environment nothing:Here-v0"),
+        ("nothing:Here-v0", "the module of nothing:Here-v0 cannot be imported"),
         ("phys2d/CartPole-v1", "phys2d/CartPole-v1"),
         ("../x", "Gymnasium has no environment ../x"),
     ],
@@ -274,9 +274,9 @@ def assert_sound(folder: Path) -> None:
 
 
 def stats_arguments(folder: Path, env_id: str) -> list[str]:
-    chosen = json.dumps({"trajectories": 4, "gamma": 1.0, "gymnasium": env_id})
+    chosen = json.dumps({"trajectories": 4, "gamma": 1.0, "gymnasium": env_id, "derive_reference": False})
     outputs = ["--arrays", f"{folder.parent}/arrays", "--stats", f"{folder.parent}/stats.json"]
-    return ["--settings", chosen, "--dataset", str(folder), *outputs]
+    return ["--environment", "hopper", "--settings", chosen, "--dataset", str(folder), *outputs]
 
 
 def run_stats(folder: Path, env_id: str = "Hopper-v5") -> str | None:

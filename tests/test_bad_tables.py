@@ -176,6 +176,13 @@ def learnable(tmp_path: Path) -> Path:
     return tmp_path
 
 
+SOUND = {
+    "states": {"mean": [0.0], "std": [1.0]},
+    "actions": {"mean": [0.0], "std": [1.0], "low": [-1.0], "high": [1.0]},
+    "derived": {"target_return": 5.0, "reward_scale": 1.0},
+}
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -200,6 +207,20 @@ def learnable(tmp_path: Path) -> Path:
                 ([], []),
             ]
         ],
+        *[
+            (json.dumps({**SOUND, "actions": SOUND["actions"] | change}), "actions have no bounds")
+            for change in ({"low": [1.0]}, {"low": [float("nan")]}, {"low": []}, {"high": ["1"]}, {"high": [True]})
+        ],
+        *[
+            (json.dumps({**SOUND, "derived": SOUND["derived"] | change}), "derived")
+            for change in (
+                {"target_return": float("inf")},
+                {"reward_scale": 0.0},
+                {"reward_scale": "1"},
+                {"reference": {"random": 1.0, "expert": 1.0}},
+            )
+        ],
+        (json.dumps({**SOUND, "derived": {}}), "KeyError: 'target_return'"),
     ],
 )
 def test_bad_statistics_are_named_with_their_reason(content: str, reason: str, learnable: Path) -> None:

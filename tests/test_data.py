@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from dt.data import Normalisation, Trajectories, batches, gather, returns_to_go
+from dt.data import DataError, Normalisation, Trajectories, batches, gather, returns_to_go
 
 NORMALISATION = Normalisation((1.0, -2.0, 0.5), (2.0, 0.5, 3.0), (0.25, -0.5), (0.5, 2.0), 10.0)
 STATS = {
     "states": {"mean": [1.0, 2.0], "std": [3.0, 4.0]},
-    "actions": {"mean": [0.5], "std": [0.25]},
+    "actions": {"mean": [0.5], "std": [0.25], "low": [-1.0], "high": [3.0]},
 }
 
 
@@ -160,7 +160,22 @@ def test_only_what_the_config_asks_for_is_normalised(states: bool, actions: bool
     normalisation = Normalisation.from_stats(STATS, data, reward_scale=1000)
     assert normalisation.reward_scale == 1000
     np.testing.assert_allclose(normalisation.states(np.array([[4.0, 10.0]])), [[1.0, 2.0] if states else [4.0, 10.0]])
-    np.testing.assert_allclose(normalisation.actions(np.array([[1.0]])), [[2.0 if actions else 1.0]])
+    np.testing.assert_allclose(
+        normalisation.actions(np.array([[1.0], [3.0]])), [[2.0], [10.0]] if actions else [[0], [1]]
+    )
+
+
+def test_actions_between_minus_one_and_one_stay_as_they_are() -> None:
+    stats = {**STATS, "actions": STATS["actions"] | {"low": [-1.0], "high": [1.0]}}
+    normalisation = Normalisation.from_stats(stats, {"normalise_states": True, "normalise_actions": False}, 1000)
+    assert (normalisation.action_mean, normalisation.action_std) == ((0.0,), (1.0,))
+
+
+def test_actions_without_bounds_are_refused_unless_normalised() -> None:
+    stats = {**STATS, "actions": STATS["actions"] | {"low": [None], "high": [None]}}
+    with pytest.raises(DataError, match=r"have no bounds; set data\.normalise_actions: true"):
+        Normalisation.from_stats(stats, {"normalise_states": True, "normalise_actions": False}, 1000)
+    assert Normalisation.from_stats(stats, {"normalise_states": True, "normalise_actions": True}, 1000)
 
 
 def test_raw_actions_undo_the_normalisation_of_actions() -> None:

@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 from dt.acting import ActingTransformer
 from dt.data import Trajectories
 from dt.environments import make_environment
-from dt.evaluation import Episode, evaluate, roll_out
+from dt.evaluation import Episode, evaluate_snapshots, roll_out
 from dt.policy import Policy, fresh_policy
 from dt.runs import Run
 from dt.streams import stream
@@ -132,7 +132,7 @@ def test_each_snapshot_is_evaluated_with_its_own_weights_and_without_dropout(
     training = train(policy, hopper[0], Run("scratch", "", "hopper", "", 0), 2, config)
     training.save(tmp_path / "training.csv", tmp_path / "snapshots.safetensors")
     seeds = np.arange(6).reshape(3, 2)
-    by_epoch = list(evaluate(policy, tmp_path / "snapshots.safetensors", TARGET_RETURN, seeds))
+    by_epoch = list(evaluate_snapshots(policy, tmp_path / "snapshots.safetensors", TARGET_RETURN, seeds))
     results = [(epoch, episode) for epoch, episodes in by_epoch for episode in episodes]
     assert [(epoch, episode.episode) for epoch, episode in results] == [(e, i) for e in range(3) for i in range(2)]
     for epoch, episode in results:
@@ -141,7 +141,10 @@ def test_each_snapshot_is_evaluated_with_its_own_weights_and_without_dropout(
         rewards, _ = plain_episode(policy, int(seeds[epoch, episode.episode]))
         assert episode.total == pytest.approx(sum(rewards), rel=1e-4)
     for skip in (0, 2):  # again, and going on after two snapshots
-        assert list(evaluate(policy, tmp_path / "snapshots.safetensors", TARGET_RETURN, seeds, skip)) == by_epoch[skip:]
+        assert (
+            list(evaluate_snapshots(policy, tmp_path / "snapshots.safetensors", TARGET_RETURN, seeds, skip))
+            == by_epoch[skip:]
+        )
 
 
 def test_snapshots_in_one_batch_have_the_episodes_of_each_alone(config: dict[str, Any], hopper: Data) -> None:

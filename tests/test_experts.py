@@ -33,10 +33,10 @@ ENVIRONMENT = {"gymnasium": "Hopper-v5", "action_noise": 0.5}
 
 def test_a_stopped_training_goes_on_from_its_saved_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    train_expert("Hopper-v5", SETTINGS, tmp_path)
+    train_expert({"gymnasium": "Hopper-v5"}, SETTINGS, tmp_path)
     first = np.load(tmp_path / "step400/rewards.npy")
     assert "resumed" not in caplog.text
-    best, steps = train_expert("Hopper-v5", SETTINGS | {"steps": 800}, tmp_path)
+    best, steps = train_expert({"gymnasium": "Hopper-v5"}, SETTINGS | {"steps": 800}, tmp_path)
     assert "resumed at step 400" in caplog.text
     second = np.load(tmp_path / "step800/rewards.npy")
     assert [path.name for path in tmp_path.iterdir()] == ["step800"]
@@ -59,7 +59,7 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_state_before(
 ) -> None:
     """`files` of the second state's are written when it ends: what is read is of one time."""
     caplog.set_level(logging.INFO)
-    train_expert("Hopper-v5", SETTINGS | {"steps": 200}, tmp_path)
+    train_expert({"gymnasium": "Hopper-v5"}, SETTINGS | {"steps": 200}, tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "step200").iterdir()}
     written: list[Path] = []
 
@@ -72,9 +72,9 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_state_before(
     with monkeypatch.context() as patch:
         patch.setattr(experts, "write_record", write)
         with pytest.raises(KeyboardInterrupt):
-            train_expert("Hopper-v5", SETTINGS, tmp_path)
+            train_expert({"gymnasium": "Hopper-v5"}, SETTINGS, tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "step200").iterdir()} == before
-    train_expert("Hopper-v5", SETTINGS, tmp_path)
+    train_expert({"gymnasium": "Hopper-v5"}, SETTINGS, tmp_path)
     assert caplog.text.count("resumed at step 200") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["step400"]
 
@@ -87,9 +87,9 @@ def test_sigterm_saves_and_the_evaluations_stay_where_they_were(
     with monkeypatch.context() as patch:
         patch.setattr(experts, "_stop_on_sigterm", lambda: stop)
         with pytest.raises(StoppedError, match="goes on from"):
-            train_expert("Hopper-v5", SETTINGS, tmp_path)
+            train_expert({"gymnasium": "Hopper-v5"}, SETTINGS, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step62"]  # two environments
-    train_expert("Hopper-v5", SETTINGS, tmp_path)
+    train_expert({"gymnasium": "Hopper-v5"}, SETTINGS, tmp_path)
     curve = json.loads((tmp_path / "step400/progress.json").read_text())["curve"]
     assert [point["step"] for point in curve] == [200, 400]
     stop = experts._stop_on_sigterm()

@@ -45,7 +45,14 @@ def arguments(config: dict[str, Any], hopper: Data, tmp_path: Path) -> dict[str,
         "train": [*common, *data, "--settings", json.dumps(config), "--checkpoint", f"{tmp_path}/kept/train"],
         "evaluate": [
             *(*common, "--settings", json.dumps(evaluated)),
-            *("--returns", f"{tmp_path}/returns.csv", "--checkpoint", f"{tmp_path}/kept/evaluate"),
+            *(
+                "--stats",
+                f"{tmp_path}/stats.json",
+                "--returns",
+                f"{tmp_path}/returns.csv",
+                "--checkpoint",
+                f"{tmp_path}/kept/evaluate",
+            ),
         ],
     }
 

@@ -5,9 +5,10 @@ Only NumPy: an actor is three matrix products, and collecting needs no deep-lear
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -111,14 +112,23 @@ class Rollout:
 
 
 def rollouts(
-    actor: Actor, env_id: str, seeds: list[int], action_noise: float, stream: int, batch: int = 50
+    actor: Actor,
+    env_id: str,
+    seeds: list[int],
+    action_noise: float,
+    stream: int,
+    arguments: Mapping[str, Any] | None = None,
+    batch: int = 50,
 ) -> Iterator[Rollout]:
     """Roll the actor out once from each reset seed, `batch` environments at a time, in the order of `seeds`.
 
+    Its actions in (-1, 1) are stretched to the environment's bounds, which have to be finite (ActorError).
     `action_noise` multiplies the policy's standard deviation (0: the mode). Every episode draws from its own
     generator, keyed by (`stream`, its reset seed), so it does not depend on the episodes beside it.
     """
-    environments = [make_environment(env_id) for _ in range(min(batch, len(seeds)))]
+    environments = [make_environment(env_id, arguments) for _ in range(min(batch, len(seeds)))]
+    if not environments[0].action_space.is_bounded():
+        raise ActorError(f"the actions of {env_id} have no bounds, so an actor with tanh cannot choose among them")
     for first in range(0, len(seeds), batch):
         yield from _roll_batch(actor, environments, seeds[first : first + batch], action_noise, stream, batch)
     for environment in environments:
@@ -128,7 +138,8 @@ def rollouts(
 def _roll_batch(
     actor: Actor, environments: list[gymnasium.Env], seeds: list[int], action_noise: float, stream: int, batch: int
 ) -> Iterator[Rollout]:
-    count, limit = len(seeds), environments[0].spec.max_episode_steps
+    count, limit, space = len(seeds), environments[0].spec.max_episode_steps, environments[0].action_space
+    centre, reach = (space.high + space.low) / 2, (space.high - space.low) / 2
     # always `batch` rows, those of finished lanes too: how a matrix product rounds depends on its shape
     states = np.zeros((batch, limit + 1, actor.state_size))
     actions = np.empty((count, limit, actor.action_size), dtype=np.float32)
@@ -142,7 +153,7 @@ def _roll_batch(
     lengths = np.full(count, limit)
     active = np.arange(count)
     for step in range(limit):
-        actions[active, step] = actor.act(states[:, step], noise[:, step])[active]
+        actions[active, step] = centre + reach * actor.act(states[:, step], noise[:, step])[active]
         for lane in active:
             outcome = environments[lane].step(actions[lane, step])
             states[lane, step + 1], rewards[lane, step], ends[lane, step, 0], ends[lane, step, 1], _ = outcome

@@ -41,6 +41,12 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def complete(config: dict[str, Any]) -> None:
+    """Fill in what a checked configuration may leave out and no data are needed for."""
+    for name, environment in config["environments"].items():
+        environment.setdefault("title", name.capitalize())
+
+
 def check_files(paths: Iterable[str | Path]) -> None:
     """Raise ConfigError for a configuration file that cannot be read, or has a key twice; absent ones are none."""
     for path in filter(Path.is_file, map(Path, paths)):
@@ -200,8 +206,10 @@ def _check_names(config: dict[str, Any]) -> Iterator[str]:
         if unfrozen_layers(strategy) > config["model"]["layers"]:
             yield f"strategies: found {strategy!r}; allowed are unfreeze0 to unfreeze{config['model']['layers']}"
     for name, environment in environments.items():
-        if environment["reference"]["random"] >= environment["reference"]["expert"]:
+        reference = environment.get("reference", {"random": 0, "expert": 1})
+        if reference["random"] >= reference["expert"]:
             yield f"environments.{name}.reference: found random ≥ expert; allowed is random < expert"
+        yield from _check_plain(f"environments.{name}.arguments", environment.get("arguments", {}))
         if config["data"]["source"] == "minari" and "minari" not in environment:
             yield f"environments.{name}.minari: missing; data.source: minari needs it"
 
@@ -231,8 +239,11 @@ def _check_budget(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_options(config: dict[str, Any]) -> Iterator[str]:
-    options = config["experts"]["options"]
+    yield from _check_plain("experts.options", config["experts"]["options"])
+
+
+def _check_plain(path: str, options: Any) -> Iterator[str]:
     try:
         json.dumps(options, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        yield f"experts.options: found {_shorten(options)}; allowed are names with plain values ({error})"
+        yield f"{path}: found {_shorten(options)}; allowed are names with plain values ({error})"

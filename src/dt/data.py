@@ -71,12 +71,18 @@ class Normalisation:
 
     @classmethod
     def from_stats(cls, stats: dict[str, Any], data: dict[str, Any], reward_scale: float) -> Normalisation:
-        """From a stats file, as far as the config's `data` block asks for it."""
+        """From a stats file, as far as the config's `data` block asks for it.
+
+        Actions that are not normalised are brought from their bounds to [-1, 1], the range of tanh. Raises DataError if
+        they have none.
+        """
         states, actions = stats["states"], stats["actions"]
         identity_states = ([0.0] * len(states["mean"]), [1.0] * len(states["mean"]))
-        identity_actions = ([0.0] * len(actions["mean"]), [1.0] * len(actions["mean"]))
         state_mean, state_std = (states["mean"], states["std"]) if data["normalise_states"] else identity_states
-        action_mean, action_std = (actions["mean"], actions["std"]) if data["normalise_actions"] else identity_actions
+        if data["normalise_actions"]:
+            action_mean, action_std = actions["mean"], actions["std"]
+        else:
+            action_mean, action_std = _centre_and_reach(actions["low"], actions["high"])
         return cls(tuple(state_mean), tuple(state_std), tuple(action_mean), tuple(action_std), reward_scale)
 
     def states(self, states: np.ndarray) -> np.ndarray:
@@ -101,9 +107,18 @@ def read_stats(path: Path) -> dict[str, Any]:
         stats = json.loads(path.read_text(encoding="utf-8"))
         moments = {name: (stats[name]["mean"], stats[name]["std"]) for name in ("states", "actions")}
         for name, (means, stds) in moments.items():
-            finite = all(type(value) is float and math.isfinite(value) for value in (*means, *stds))
-            if not (finite and len(means) == len(stds) > 0 and min(stds) > 0):
+            if not (all(map(_finite, (*means, *stds))) and len(means) == len(stds) > 0 and min(stds) > 0):
                 raise DataError(f"{path}: {name} have no finite means and deviations > 0; {REMAKE}")
+        low, high = stats["actions"]["low"], stats["actions"]["high"]
+        bounds = zip(low, high, strict=True)
+        if len(low) != len(moments["actions"][0]) or not all(_unbounded(pair) or _in_order(pair) for pair in bounds):
+            raise DataError(f"{path}: actions have no bounds, low < high; {REMAKE}")
+        derived = stats["derived"]
+        if not (_finite(derived["target_return"]) and _finite(derived["reward_scale"]) and derived["reward_scale"] > 0):
+            raise DataError(f"{path}: derived values are not finite, with a reward_scale > 0; {REMAKE}")
+        reference = derived.get("reference")
+        if reference is not None and not _in_order((reference["random"], reference["expert"])):
+            raise DataError(f"{path}: derived reference returns are not finite, random < expert; {REMAKE}")
     return stats
 
 
@@ -178,6 +193,26 @@ def gather(
         timesteps,
         mask,
     )
+
+
+def _finite(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
+
+
+def _in_order(pair: tuple[Any, Any]) -> bool:
+    return all(map(_finite, pair)) and pair[0] < pair[1]
+
+
+def _unbounded(pair: tuple[Any, Any]) -> bool:
+    return None in pair and all(value is None or _finite(value) for value in pair)
+
+
+def _centre_and_reach(low: list[float | None], high: list[float | None]) -> tuple[list[float], list[float]]:
+    """Of bounded actions; 0 and 1 for those between -1 and 1."""
+    if None in (*low, *high):
+        raise DataError("the environment's actions have no bounds; set data.normalise_actions: true")
+    bounds = list(zip(low, high, strict=True))
+    return [(least + most) / 2 for least, most in bounds], [(most - least) / 2 for least, most in bounds]
 
 
 def _open_array(path: Path, dimensions: int, kind: str) -> np.ndarray:

@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
+from gymnasium import Space
 
 from dt.actors import Actor, Rollout, rollouts
 from dt.broken import reading, reason
-from dt.environments import make_environment
+from dt.environments import environment_spec, make_environment
 from dt.files import WriteError, refuse_if_left_behind, sync, unfinished_path
 from dt.runs import ExpectedError
 from dt.streams import integer, reset_seeds, stream
@@ -38,14 +38,14 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
     `environment` is the config's entry for `name`; its `action_noise` multiplies the expert's standard deviation.
     Reset seeds and action noise depend on `name` alone, so a larger dataset begins with the smaller one.
     """
-    actor, env_id = Actor.load(actor_path), environment["gymnasium"]
+    actor, env_id, arguments = Actor.load(actor_path), environment["gymnasium"], environment.get("arguments", {})
     action_noise = environment.get("action_noise", 1.0)
-    _check_sizes(actor, actor_path, env_id)
+    states = _check_sizes(actor, actor_path, env_id, arguments)
     algorithm = _algorithm(actor_path.with_suffix(".json"))
-    spec = gymnasium.spec(env_id)
     seeds = reset_seeds(stream("reset", name), trajectories)
     started, buffers, returns = time.perf_counter(), [], []
-    for rollout in rollouts(actor, env_id, seeds, action_noise, stream=integer(stream("action noise", name))):
+    noise = integer(stream("action noise", name))
+    for rollout in rollouts(actor, env_id, seeds, action_noise, noise, arguments):
         buffers.append(_episode_buffer(rollout))
         returns.append(rollout.total)
         if len(returns) % 50 == 0 or len(returns) == trajectories:
@@ -56,12 +56,14 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
     with _minari_root(folder) as root:
         from minari import create_dataset_from_buffers
 
+        spec = environment_spec(env_id, arguments)
         create = partial(
             create_dataset_from_buffers,
             f"{name}/expert-v0",
             buffers,
             env=spec,
             eval_env=spec,
+            observation_space=states,
             algorithm_name=algorithm,
             author="dt",
             author_email="none",
@@ -87,13 +89,15 @@ def download(minari_id: str, folder: Path) -> None:
         _put(root / minari_id, folder)
 
 
-def _check_sizes(actor: Actor, path: Path, env_id: str) -> None:
-    environment = make_environment(env_id)
+def _check_sizes(actor: Actor, path: Path, env_id: str, arguments: dict[str, Any]) -> Space:
+    """The space of states, flattened; raises DatasetError unless the actor fits the environment."""
+    environment = make_environment(env_id, arguments)
     found = (actor.state_size, actor.action_size)
     expected = (environment.observation_space.shape[0], environment.action_space.shape[0])
     environment.close()
     if found != expected:
         raise DatasetError(f"{path} has (state, action) sizes {found}, but {env_id} has {expected}")
+    return environment.observation_space
 
 
 def _algorithm(card: Path) -> str:

@@ -6,7 +6,7 @@ Read with h5py, which tells shapes before it reads: Minari's own reader allocate
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +15,13 @@ import numpy as np
 
 from dt.broken import reading
 from dt.data import DataError
-from dt.environments import make_environment
+from dt.environments import make_environment, original_states
+from dt.spaces import Part, parts
 
 BEYOND_BOUNDS = 1e-5  # of an action's bound, that rounding may make of it
 LARGEST = 1e30  # a sum of a million such rewards is still a float32
 NUMBERS, TRUTHS = "fiu", "biu"  # NumPy's kinds
 FIELDS = {
-    "observations": NUMBERS,
     "actions": NUMBERS,
     "rewards": NUMBERS,
     "terminations": TRUTHS,
@@ -38,28 +38,34 @@ class Episode(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What the environment says: sizes, bounds of actions [A], steps of a whole episode."""
+    """What the environment says: its id, parts and size of states, bounds of actions [A], steps of a whole episode."""
 
+    env_id: str
+    parts: list[Part]
     state_size: int
     low: np.ndarray
     high: np.ndarray
     limit: int
+
+    @classmethod
+    def of(cls, env_id: str, arguments: Mapping[str, Any]) -> Expected:
+        environment = make_environment(env_id, arguments)
+        actions, spec = environment.action_space, environment.spec
+        state_parts, size = list(parts(original_states(environment))), environment.observation_space.shape[0]
+        environment.close()
+        return cls(spec.id, state_parts, size, actions.low, actions.high, spec.max_episode_steps)
 
 
 def data_file(folder: Path) -> Path:
     return folder / "data" / "main_data.hdf5"
 
 
-def read_episodes(folder: Path, count: int, env_id: str) -> list[Episode]:
-    """The first `count` episodes of the Minari dataset in `folder`.
+def read_episodes(folder: Path, count: int, expected: Expected) -> list[Episode]:
+    """The first `count` episodes of the Minari dataset in `folder`, their states flattened.
 
-    Raises DataError, with file, episode and reason, unless they are whole, finite and of the environment `env_id`.
+    Raises DataError, with file, episode and reason, unless they are whole, finite and of the environment.
     """
-    environment = make_environment(env_id)
-    actions, spec = environment.action_space, environment.spec
-    expected = Expected(environment.observation_space.shape[0], actions.low, actions.high, spec.max_episode_steps)
-    environment.close()
-    total, path = _check_metadata(folder, spec.id), data_file(folder)
+    total, path = _check_metadata(folder, expected.env_id), data_file(folder)
     if total < count:
         raise DataError(f"{folder} holds {total} episodes; data.trajectories asks for {count}")
     if not path.is_file():
@@ -104,30 +110,49 @@ def _read_episode(file: h5py.File, name: str, expected: Expected) -> Episode:
     group = file.get(name)
     if not isinstance(group, h5py.Group):
         raise _EpisodeError(f"{name} is missing")
-    parts = {field: _part(group, name, field) for field in FIELDS}
-    steps = parts["rewards"].shape[0] if parts["rewards"].ndim == 1 else 0
+    arrays = {field: _array(group, name, field, kinds) for field, kinds in FIELDS.items()}
+    steps = arrays["rewards"].shape[0] if arrays["rewards"].ndim == 1 else 0
     if not 1 <= steps <= expected.limit:
         raise _EpisodeError(f"{name} has {steps} steps; expected 1 to {expected.limit}")
     shapes = {
-        "observations": (steps + 1, expected.state_size),
         "actions": (steps, len(expected.low)),
         **dict.fromkeys(("rewards", "terminations", "truncations"), (steps,)),
     }
     for field, shape in shapes.items():
-        if parts[field].shape != shape:
-            raise _EpisodeError(f"{name}: {field} have shape {parts[field].shape}; expected {shape}")
-    episode = Episode(*(parts[field][()] for field in Episode._fields))
+        _check_shape(name, field, arrays[field], shape)
+    observations = _read_states(group, name, steps + 1, expected)
+    episode = Episode(observations, arrays["actions"][()], arrays["rewards"][()])
     _check_values(name, episode, expected)
     return episode
 
 
-def _part(group: h5py.Group, name: str, field: str) -> Any:
-    part = group.get(field)
-    if not isinstance(part, h5py.Dataset):
+def _read_states(group: h5py.Group, name: str, count: int, expected: Expected) -> np.ndarray:
+    """States `[count, S]`, flattened as the environment's are unless the file holds them flat already."""
+    if isinstance(group.get("observations"), h5py.Dataset):
+        space = expected.parts[0].space
+        shape = space.shape if len(expected.parts) == 1 and space.shape else (expected.state_size,)
+        array = _array(group, name, "observations", NUMBERS)
+        _check_shape(name, "observations", array, (count, *shape))
+        return array[()].reshape(count, -1)
+    arrays = [_array(group, name, f"observations/{part.place}".strip("/"), NUMBERS) for part in expected.parts]
+    for part, array in zip(expected.parts, arrays, strict=True):
+        _check_shape(name, f"observations/{part.place}", array, (count, *part.space.shape))
+    flat = [part.flat(array[()]) for part, array in zip(expected.parts, arrays, strict=True)]
+    return np.concatenate(flat, axis=1)
+
+
+def _check_shape(name: str, field: str, array: h5py.Dataset, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise _EpisodeError(f"{name}: {field} have shape {array.shape}; expected {shape}")
+
+
+def _array(group: h5py.Group, name: str, field: str, kinds: str) -> Any:
+    array = group.get(field)
+    if not isinstance(array, h5py.Dataset):
         raise _EpisodeError(f"{name} has no {field}")
-    if part.dtype.kind not in FIELDS[field]:
-        raise _EpisodeError(f"{name}: {field} are of type {part.dtype}; expected numbers")
-    return part
+    if array.dtype.kind not in kinds:
+        raise _EpisodeError(f"{name}: {field} are of type {array.dtype}; expected numbers")
+    return array
 
 
 def _check_values(name: str, episode: Episode, expected: Expected) -> None:

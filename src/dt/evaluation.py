@@ -1,11 +1,11 @@
-"""Evaluate every snapshot of a run: the policy asks for its target return and acts until each episode ends."""
+"""Evaluate a policy, or every snapshot of a run: it asks for a target return and acts until each episode ends."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gymnasium
@@ -17,8 +17,10 @@ from dt.acting import ActingTransformer
 from dt.environments import make_environment
 from dt.policy import Policy, PolicyError
 from dt.snapshots import read_snapshot, snapshot_epochs
+from dt.streams import reset_seeds, stream
 
 log = logging.getLogger(__name__)
+LANES = 8  # episodes side by side; the weights and tokens of more leave a core's cache
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,44 @@ class Episode:
 
 
 def evaluate(
+    policy: Policy,
+    episodes: int = 100,
+    target_return: float | None = None,
+    seed: int = 0,
+    first: gymnasium.Env | None = None,
+) -> list[Episode]:
+    """Episodes of a policy as it is, in the environment of its task.
+
+    `target_return` is what it asks for (default: what the best decile of its data reached); equal `seed` means equal
+    episodes, of which a larger number begins with the smaller one but for rounding. The first one is run in `first`, if
+    given. Raises PolicyError if the policy does not fit its environment, or no target return is known.
+    """
+    target_return = asked_return(policy, target_return)
+    if episodes < 1:
+        raise PolicyError(f"{episodes} episodes cannot be evaluated; at least one is needed")
+    count = min(LANES, episodes)
+    made = [make_environment(policy.task.gymnasium, policy.task.arguments) for _ in range(count - (first is not None))]
+    environments = [first, *made] if first is not None else made
+    check_fit(policy, environments[0])
+    seeds, weights, finished = np.array(reset_seeds(stream("evaluate", seed), episodes)), policy.model.state_dict(), []
+    for start in range(0, episodes, count):
+        part = seeds[None, start : start + count]
+        (results,) = roll_out(policy, [weights], environments, target_return, part)
+        finished += [replace(result, episode=start + result.episode) for result in results]
+    for environment in made:
+        environment.close()
+    return finished
+
+
+def asked_return(policy: Policy, target_return: float | None) -> float:
+    """`target_return`, or what the best decile of the policy's data reached; raises PolicyError if it is not known."""
+    asked = policy.task.data_return if target_return is None else target_return
+    if asked is None:
+        raise PolicyError("the policy does not know the returns of its data; say which target return to ask for")
+    return float(asked)
+
+
+def evaluate_snapshots(
     policy: Policy, snapshots: Path, target_return: float, seeds: np.ndarray, skip: int = 0
 ) -> Iterator[tuple[int, list[Episode]]]:
     """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`.
@@ -41,7 +81,9 @@ def evaluate(
     """
     epochs, on_gpu = snapshot_epochs(snapshots), policy.model.final_norm.weight.is_cuda
     together = max(1, len(epochs) - skip) if on_gpu else 1
-    environments = [make_environment(policy.task.gymnasium) for _ in range(together * seeds.shape[1])]
+    environments = [
+        make_environment(policy.task.gymnasium, policy.task.arguments) for _ in range(together * seeds.shape[1])
+    ]
     check_fit(policy, environments[0])
     started = time.perf_counter()
     for start in range(skip, len(epochs), together):

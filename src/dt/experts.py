@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import gymnasium
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
@@ -39,15 +40,16 @@ class ExpertError(ExpectedError):
     """An expert cannot be trained, in one sentence."""
 
 
-def train_expert(env_id: str, settings: dict[str, Any], folder: Path) -> tuple[Path, int]:
+def train_expert(environment: dict[str, Any], settings: dict[str, Any], folder: Path) -> tuple[Path, int]:
     """Train one actor; returns the path of the best one seen, in `folder`, and its training steps.
 
     SIGTERM saves the state and raises StoppedError; a kill costs what was done since the last evaluation.
+    environment: `gymnasium` and perhaps `arguments`, as in the configuration.
     settings: `algorithm` (an sbx class name), `seed`, `steps`, `evaluate_every` (environment steps),
     `evaluation_episodes`, `environments` (stepped side by side) and `options` (the algorithm's own arguments).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = _make_model(env_id, settings)
+    model = _make_model(environment, settings)
     progress, best = _restore(model, folder)
     stop = _stop_on_sigterm()
     while model.num_timesteps < settings["steps"]:
@@ -59,7 +61,9 @@ def train_expert(env_id: str, settings: dict[str, Any], folder: Path) -> tuple[P
             raise StoppedError(f"stopped by SIGTERM; the next start goes on from {folder}")
         seconds = time.perf_counter() - started
         actor = _actor_weights(model)
-        score, row = _evaluate(actor, env_id, settings["evaluation_episodes"], seed=1_000_000 + model.num_timesteps)
+        score, row = _evaluate(
+            actor, environment, settings["evaluation_episodes"], seed=1_000_000 + model.num_timesteps
+        )
         row = {"step": model.num_timesteps, **row}
         if score > progress["best_score"]:
             progress |= {"best_score": score, "best_step": model.num_timesteps}
@@ -79,25 +83,27 @@ def model_card(
     action_noise = environment.get("action_noise", 1.0)
     return {
         "environment": environment["gymnasium"],
+        **({"arguments": environment["arguments"]} if environment.get("arguments") else {}),
         "algorithm": settings["algorithm"],
         "steps": steps,
         "seed": settings["seed"],
         "options": settings["options"],
         "versions": {package: version(package) for package in VERSIONED},
-        "deterministic": describe(Actor.load(actor_path), name, environment["gymnasium"], 0.0),
+        "deterministic": describe(Actor.load(actor_path), name, environment, 0.0),
         "collected": {
             "action_noise": action_noise,
-            **describe(Actor.load(actor_path), name, environment["gymnasium"], action_noise),
+            **describe(Actor.load(actor_path), name, environment, action_noise),
         },
     }
 
 
-def describe(actor: Actor, name: str, env_id: str, action_noise: float) -> dict[str, float]:
+def describe(actor: Actor, name: str, environment: dict[str, Any], action_noise: float) -> dict[str, float]:
     """Returns and lengths over the card's episodes."""
     seeds = reset_seeds(stream("card", name), CARD_EPISODES)
-    episodes = list(rollouts(actor, env_id, seeds, action_noise, stream=integer(stream("card noise", name))))
+    env_id, arguments = environment["gymnasium"], environment.get("arguments", {})
+    episodes = list(rollouts(actor, env_id, seeds, action_noise, integer(stream("card noise", name)), arguments))
     returns = np.array([episode.total for episode in episodes])
-    limit = time_limit(env_id)
+    limit = time_limit(env_id, arguments)
     return {
         "episodes": len(episodes),
         "return_mean": round(float(returns.mean()), 1),
@@ -108,25 +114,32 @@ def describe(actor: Actor, name: str, env_id: str, action_noise: float) -> dict[
     }
 
 
-def _make_model(env_id: str, settings: dict[str, Any]) -> Any:
+def _make_model(environment: dict[str, Any], settings: dict[str, Any]) -> Any:
     try:
         import sbx
         from stable_baselines3.common.env_util import make_vec_env
     except ImportError as error:
         raise ExpertError(f"training experts needs the extra [experts] ({error}): make experts installs it") from error
 
-    make_environment(env_id).close()  # answers a wrong id, and takes the simulator's warnings into the log
-    environments = make_vec_env(env_id, n_envs=settings["environments"], seed=settings["seed"])
+    def make() -> gymnasium.Env:
+        return make_environment(environment["gymnasium"], environment.get("arguments"))
+
+    environments = make_vec_env(make, n_envs=settings["environments"], seed=settings["seed"])
     algorithm = getattr(sbx, settings["algorithm"])
     return algorithm("MlpPolicy", environments, seed=settings["seed"], **settings["options"])
 
 
-def _evaluate(weights: dict[str, np.ndarray], env_id: str, episodes: int, seed: int) -> tuple[float, dict[str, Any]]:
+def _evaluate(
+    weights: dict[str, np.ndarray], environment: dict[str, Any], episodes: int, seed: int
+) -> tuple[float, dict[str, Any]]:
     """Mean return over episodes of which half follow the mode, half the full action noise."""
     returns: dict[str, float] = {}
     for name, action_noise in (("deterministic", 0.0), ("stochastic", 1.0)):
         seeds = [seed + episode for episode in range(episodes // 2)]
-        episodes_run = list(rollouts(Actor(weights), env_id, seeds, action_noise, stream=seed))
+        rolled = rollouts(
+            Actor(weights), environment["gymnasium"], seeds, action_noise, seed, environment.get("arguments")
+        )
+        episodes_run = list(rolled)
         returns[name] = round(float(np.mean([episode.total for episode in episodes_run])), 1)
         returns[f"{name}_length"] = round(float(np.mean([len(episode) for episode in episodes_run])), 1)
     return (returns["deterministic"] + returns["stochastic"]) / 2, returns

@@ -21,6 +21,7 @@ from dt.runs import ExpectedError, context_range
 from dt.streams import integer
 
 METADATA_KEY = "policy"
+POLICY_FILE = "policy.safetensors"
 KIND = "a policy of this project"
 SIZES = ("state_size", "action_size", "layers", "width", "heads", "max_episode_length")
 LARGEST = 1e30  # of a number in a policy's description; a float32 holds it
@@ -32,12 +33,18 @@ class PolicyError(ExpectedError):
 
 @dataclass(frozen=True)
 class Task:
-    """Where and how a policy acts: environment name, Gymnasium id, discount γ and context length K."""
+    """Where and how a policy acts.
+
+    Environment name, Gymnasium id and the `arguments` of `gymnasium.make`, discount γ, context length K, and the return
+    that the best decile of the trajectories it learned from reaches (None if that is not known).
+    """
 
     environment: str
     gymnasium: str
+    arguments: dict[str, Any]
     gamma: float
     context: int
+    data_return: float | None
 
 
 @dataclass(frozen=True)
@@ -73,12 +80,14 @@ def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weigh
     generator = torch.Generator().manual_seed(integer(weights))
     return Policy(
         DecisionTransformer(architecture, generator),
-        Normalisation.from_stats(stats, data, environment["reward_scale"]),
+        Normalisation.from_stats(stats, data, environment.get("reward_scale", stats["derived"]["reward_scale"])),
         Task(
             name,
             environment["gymnasium"],
+            environment.get("arguments", {}),
             data["gamma"],
             context_range(model["context"])[1],
+            stats["derived"]["target_return"],
         ),
     )
 
@@ -94,8 +103,12 @@ def save_policy(policy: Policy, path: Path) -> None:
     write_whole(path, lambda unfinished: save_file(weights, unfinished, metadata=metadata))
 
 
-def load_policy(path: Path, environment: str | None = None) -> Policy:
-    """Raises PolicyError unless the file is a whole policy, of `environment` if given; a pickle is refused unread."""
+def load_policy(path: str | Path, environment: str | None = None) -> Policy:
+    """Read a policy file, or that in a folder.
+
+    Raises PolicyError unless it is a whole policy, of `environment` if given; a pickle is refused unread.
+    """
+    path = policy_file(path)
     refuse_pickle(path, KIND, PolicyError)
     with reading(path, KIND, PolicyError), safe_open(path, framework="pt") as file:
         description = json.loads((file.metadata() or {})[METADATA_KEY])
@@ -112,6 +125,12 @@ def load_policy(path: Path, environment: str | None = None) -> Policy:
         weights = read_weights(path, file, model)
         model.to_empty(device="cpu").load_state_dict(weights)
         return Policy(model, normalisation, task)
+
+
+def policy_file(path: str | Path) -> Path:
+    """The policy's file, if a folder is named."""
+    path = Path(path)
+    return path / POLICY_FILE if path.is_dir() else path
 
 
 def read_weights(path: Path, file: Any, model: DecisionTransformer, prefix: str = "") -> dict[str, Tensor]:
@@ -158,8 +177,10 @@ def _first_problem(architecture: Architecture, normalisation: Normalisation, tas
                 return f"its normalisation is not that of {size} {what} components"
         if min(std) <= 0:
             return f"{what}_std holds {min(std)}; expected values > 0"
-    if not (isinstance(task.environment, str) and isinstance(task.gymnasium, str)):
-        return f"its environment is {task.environment!r:.40}, {task.gymnasium!r:.40}"
+    if not (isinstance(task.environment, str) and isinstance(task.gymnasium, str) and isinstance(task.arguments, dict)):
+        return f"its environment is {task.environment!r:.40}, {task.gymnasium!r:.40}, {task.arguments!r:.40}"
+    if task.data_return is not None and not _finite(task.data_return):
+        return f"data_return is {task.data_return!r:.40}"
     return None
 
 

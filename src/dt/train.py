@@ -190,7 +190,7 @@ def check_time_steps(policy: Policy, trajectories: Trajectories) -> None:
     rows, task = policy.model.architecture.max_episode_length, policy.task
     limits = {
         f"the longest trajectory of {task.environment}": int(trajectories.lengths.max()),
-        f"an episode of {task.gymnasium}": time_limit(task.gymnasium),
+        f"an episode of {task.gymnasium}": time_limit(task.gymnasium, task.arguments),
     }
     for what, steps in limits.items():
         if steps > rows:

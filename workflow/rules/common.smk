@@ -12,7 +12,7 @@ from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from dt.config import ConfigError, check, check_files, plain
+from dt.config import ConfigError, check, check_files, complete, plain
 from dt.fingerprint import fingerprint
 from dt.provenance import checksum, says
 from dt.runs import Run, runs, unfrozen_layers
@@ -31,6 +31,7 @@ try:
     if workflow.modifier.is_main_snakefile():  # a `module` is configured by who imports it
         update_config(config, plain(workflow.config_settings.config))
     check(config, yaml.safe_load(SCHEMA.read_text()))
+    complete(config)
 except ConfigError as error:
     raise WorkflowError(f"The configuration is wrong:\n{error}") from None
 

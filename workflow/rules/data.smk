@@ -69,5 +69,5 @@ rule stats:
     message:
         "Arrays and statistics: {wildcards.environment}"
     shell:
-        "python {params.script:q} --dataset {params.dataset} --settings {params.settings:q}"
+        "python {params.script:q} --environment {wildcards.environment} --dataset {params.dataset} --settings {params.settings:q}"
         " --arrays {params.arrays} --stats {output.stats} --provenance {output.provenance} > {log} 2>&1"

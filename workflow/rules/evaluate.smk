@@ -6,6 +6,7 @@ rule evaluate:
         policy=f"{RESULTS}/policies/{{run}}/policy.safetensors",
         training=f"{RESULTS}/policies/{{run}}/training.csv",
         snapshots=f"{RESULTS}/policies/{{run}}/snapshots.safetensors",
+        stats=lambda wildcards: f"{RESULTS}/stats/{Run.from_path(wildcards.run).environment}.json",
         redo=lambda wildcards: redo(
             f"{PLACE}/evaluations/{wildcards.run}/returns.csv",
             f"{PLACE}/evaluations/{wildcards.run}/provenance.json",
@@ -40,5 +41,5 @@ rule evaluate:
         "Evaluate {wildcards.run}"
     shell:
         "python {params.script:q} --run {params.run:q} --settings {params.settings:q} --policy {input.policy}"
-        " --snapshots {input.snapshots} --training {input.training} --returns {output.returns}"
+        " --snapshots {input.snapshots} --training {input.training} --stats {input.stats} --returns {output.returns}"
         " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"

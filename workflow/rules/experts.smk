@@ -27,7 +27,7 @@ rule expert:
     params:
         code=code("experts"),
         settings=lambda wildcards: settings(
-            environment=environment_settings(wildcards.environment, "gymnasium", "action_noise"),
+            environment=environment_settings(wildcards.environment, "gymnasium", "arguments", "action_noise"),
             experts=config["experts"],
         ),
         script=script("experts"),

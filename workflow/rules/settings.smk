@@ -14,7 +14,7 @@ def environment_settings(name, *keys):
 def dataset_settings(wildcards):
     """What a dataset depends on."""
     experts = config["data"]["source"] == "experts"
-    keys = ("gymnasium", "action_noise") if experts else ("minari",)
+    keys = ("gymnasium", "arguments", "action_noise") if experts else ("minari",)
     block = {"environment": environment_settings(wildcards.environment, *keys)}
     if experts:
         block |= {"trajectories": config["data"]["trajectories"], "actor": actor_checksums(wildcards.environment)}
@@ -40,13 +40,14 @@ def actor_checksums(environment):
 
 def stats_settings(wildcards):
     """What arrays and statistics depend on besides the dataset; `gymnasium` is what the data are checked against."""
-    gymnasium = environment_settings(wildcards.environment, "gymnasium")
-    return settings(trajectories=config["data"]["trajectories"], gamma=config["data"]["gamma"], **gymnasium)
+    data = {key: config["data"][key] for key in ("trajectories", "gamma")}
+    entry = environment_settings(wildcards.environment, "gymnasium", "arguments")
+    return settings(derive_reference="reference" not in config["environments"][wildcards.environment], **data, **entry)
 
 
 def train_settings(name):
     """What training on the environment `name` depends on."""
-    keys = ("gymnasium", "reward_scale")
+    keys = ("gymnasium", "arguments", "reward_scale")
     data = {key: value for key, value in config["data"].items() if key not in ("source", "trajectories")}
     training = {key: value for key, value in config["training"].items() if "epochs" not in key}
     return settings(
@@ -71,7 +72,7 @@ def evaluation_settings(wildcards):
 def expert_state(wildcards):
     """Where a stopped training lies: another folder for other settings, but for the number of steps."""
     recipe = {key: value for key, value in config["experts"].items() if key != "steps"}
-    gymnasium = environment_settings(wildcards.environment, "gymnasium")
+    gymnasium = environment_settings(wildcards.environment, "gymnasium", "arguments")
     digest = sha256(settings(recipe=recipe, **gymnasium).encode()).hexdigest()[:8]
     return f"{PLACE}/experts/state/{wildcards.environment}-{digest}"
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
-from dt.evaluation import evaluate as evaluate_policy
+from dt.data import read_stats
+from dt.evaluation import evaluate_snapshots
 from dt.fingerprint import fingerprint
 from dt.machine import device, use_one_thread
 from dt.policy import load_policy
@@ -23,6 +24,7 @@ def evaluate() -> None:
     arguments.add_argument("--run", type=run_argument, required=True, help="[kind, source, target, strategy, seed]")
     arguments.add_argument("--policy", type=Path, required=True)
     arguments.add_argument("--snapshots", type=Path, required=True)
+    arguments.add_argument("--stats", type=Path, required=True, help="of the environment; what the settings leave out")
     arguments.add_argument("--training", type=Path, required=True, help="table of the run's evaluation points")
     arguments.add_argument("--returns", type=Path, required=True, help="table to write")
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
@@ -30,7 +32,9 @@ def evaluate() -> None:
     use_one_thread()
     if given.settings["device"] != "cpu":
         take_gpu()
-    description = describe(Path(__file__), given, [given.policy, given.training, given.snapshots])
+    description = describe(Path(__file__), given, [given.policy, given.training, given.snapshots, given.stats])
+    derived = read_stats(given.stats)["derived"]
+    target_return, reference = (given.settings.get(key, derived.get(key)) for key in ("target_return", "reference"))
     steps = read_steps(given.training)
     check_epochs(given.snapshots, given.training, steps)
     episodes = given.settings["episodes"]
@@ -39,11 +43,13 @@ def evaluate() -> None:
     policy = load_policy(given.policy, given.run.environment)
     policy.model.to(device(given.settings["device"])).compute_in(given.settings["precision"])
     place = device(given.settings["device"]).type, version("torch"), version("mujoco")
-    key = digest(fingerprint(Path(__file__)), given.run, given.settings, place, given.policy, given.snapshots)
+    key = digest(
+        fingerprint(Path(__file__)), given.run, given.settings, place, given.policy, given.snapshots, given.stats
+    )
     checkpoint = Checkpoint(given.checkpoint, key)
     _, values = checkpoint.read("rows") or ({}, {"rows": []})
-    rows, target_return = values["rows"], given.settings["target_return"]
-    for epoch, finished in evaluate_policy(policy, given.snapshots, target_return, seeds, len(rows) // episodes):
+    rows = values["rows"]
+    for epoch, finished in evaluate_snapshots(policy, given.snapshots, target_return, seeds, len(rows) // episodes):
         rows += [
             {
                 **given.run._asdict(),
@@ -52,7 +58,7 @@ def evaluate() -> None:
                 "episode": episode.episode,
                 "return": episode.total,
                 "length": episode.length,
-                "score": score(episode.total, given.settings["reference"]),
+                "score": score(episode.total, reference),
             }
             for episode in finished
         ]

@@ -19,7 +19,7 @@ def experts() -> None:
     given = arguments.parse_args()
     description = describe(Path(__file__), given, [])
     environment, settings = given.settings["environment"], given.settings["experts"]
-    best, steps = train_expert(environment["gymnasium"], settings, given.state)
+    best, steps = train_expert(environment, settings, given.state)
     card = model_card(best, given.environment, environment, settings, steps)
     write_whole(given.actor, lambda path: shutil.copy(best, path))
     write_whole(given.card, lambda path: path.write_text(json.dumps(card, indent=1) + "\n"))

@@ -7,11 +7,12 @@ from dt.cli import main, parser
 from dt.data import ARRAYS
 from dt.files import write_whole
 from dt.provenance import describe, record
-from dt.stats import read_minari
+from dt.stats import read_minari, reference_returns
 
 
 def stats() -> None:
     arguments = parser(__doc__)
+    arguments.add_argument("--environment", required=True, help="its name in the configuration")
     arguments.add_argument("--dataset", type=Path, required=True, help="folder of the Minari dataset")
     arguments.add_argument("--arrays", type=Path, required=True, help="folder for the arrays")
     arguments.add_argument("--stats", type=Path, required=True, help="JSON file to write")
@@ -19,7 +20,11 @@ def stats() -> None:
     settings = given.settings
     made_from = sorted(path for path in given.dataset.rglob("*") if path.is_file())
     description = describe(Path(__file__), given, made_from)
-    flat, statistics = read_minari(given.dataset, settings["trajectories"], settings["gamma"], settings["gymnasium"])
+    env_id, options = settings["gymnasium"], settings.get("arguments", {})
+    flat, statistics = read_minari(given.dataset, settings["trajectories"], settings["gamma"], env_id, options)
+    if settings["derive_reference"]:
+        reference = reference_returns(given.environment, env_id, options, statistics)
+        statistics["derived"]["reference"] = reference
     flat.save(given.arrays)
     write_whole(given.stats, lambda path: path.write_text(json.dumps(statistics, indent=1) + "\n"))
     record(given.provenance, description, [given.stats, *(given.arrays / f"{name}.npy" for name in ARRAYS)])
