@@ -43,8 +43,10 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
 
 def complete(config: dict[str, Any]) -> None:
     """Fill in what a checked configuration may leave out and no data are needed for."""
+    common = {key: value for key, value in config["data"].items() if key in ("source", "path")}
     for name, environment in config["environments"].items():
         environment.setdefault("title", name.capitalize())
+        environment["data"] = {**common, **environment.get("data", {})}
 
 
 def check_files(paths: Iterable[str | Path]) -> None:
@@ -206,12 +208,19 @@ def _check_names(config: dict[str, Any]) -> Iterator[str]:
         if unfrozen_layers(strategy) > config["model"]["layers"]:
             yield f"strategies: found {strategy!r}; allowed are unfreeze0 to unfreeze{config['model']['layers']}"
     for name, environment in environments.items():
-        reference = environment.get("reference", {"random": 0, "expert": 1})
-        if reference["random"] >= reference["expert"]:
-            yield f"environments.{name}.reference: found random ≥ expert; allowed is random < expert"
-        yield from _check_plain(f"environments.{name}.arguments", environment.get("arguments", {}))
-        if config["data"]["source"] == "minari" and "minari" not in environment:
-            yield f"environments.{name}.minari: missing; data.source: minari needs it"
+        yield from _check_environment(f"environments.{name}", environment, config["data"])
+
+
+def _check_environment(path: str, environment: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
+    reference = environment.get("reference")
+    if reference and reference["random"] >= reference["expert"]:
+        yield f"{path}.reference: found random ≥ expert; allowed is random < expert"
+    yield from _check_plain(f"{path}.arguments", environment.get("arguments", {}))
+    data = {**data, **environment.get("data", {})}
+    if data["source"] == "minari" and "minari" not in environment:
+        yield f"{path}.minari: missing; data.source: minari needs it"
+    if data["source"] == "path" and "path" not in data:
+        yield f"{path}.data.path: missing; data.source: path needs it, there or in data.path"
 
 
 def _check_model(config: dict[str, Any]) -> Iterator[str]:

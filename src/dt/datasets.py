@@ -1,4 +1,4 @@
-"""A Minari dataset per environment: rolled out from an expert actor, or downloaded from the Minari hub."""
+"""Make a Minari dataset: roll out an expert actor, or link to one that is there; `dt.hub` downloads one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from typing import Any
 from gymnasium import Space
 
 from dt.actors import Actor, Rollout, rollouts
-from dt.broken import reading, reason
+from dt.broken import reading
+from dt.data import DataError
 from dt.environments import environment_spec, make_environment
+from dt.episodes import Expected, check_dataset
+from dt.existing import data_file, metadata_file
 from dt.files import WriteError, refuse_if_left_behind, sync, unfinished_path
+from dt.provenance import checksum
 from dt.runs import ExpectedError
 from dt.streams import integer, reset_seeds, stream
 
@@ -71,22 +75,44 @@ def collect(name: str, environment: dict[str, Any], actor_path: Path, trajectori
             description=f"{trajectories} episodes of {actor_path.name}, action noise factor {action_noise}",
         )
         _in_a_child(create)
-        _put(root / name / "expert-v0", folder)
+        put(root / name / "expert-v0", folder)
 
 
-def download(minari_id: str, folder: Path) -> None:
-    """Fetch a dataset from the Minari hub into `folder`; raises DatasetError, without internet for example."""
-    with _minari_root(folder) as root:
-        from minari import download_dataset
+def link(dataset: Path, expected: Expected, folder: Path, sha256: str | None = None) -> None:
+    """Make `folder` a dataset whose files are links to those of `dataset`: it is used where it lies.
 
-        try:
-            download_dataset(minari_id)
-        except Exception as error:  # the hub's clients raise whatever their network library does
-            raise DatasetError(
-                f"Minari dataset {minari_id} could not be downloaded ({reason(error)});"
-                " check the connection to the Minari hub, or set `data.source: experts` to make the data here"
-            ) from error
-        _put(root / minari_id, folder)
+    Raises DatasetError unless it is whole, of the environment, and has the checksum if one is known.
+    """
+    dataset = dataset.resolve()
+    if sha256 is not None and (found := checksum(data_file(dataset))) != sha256:
+        raise DatasetError(f"{data_file(dataset)} has sha256 {found}, but the configuration says {sha256}")
+    try:
+        check_dataset(dataset, expected)
+    except DataError as error:  # its cure is not to delete what is the user's
+        raise DatasetError(str(error).split("; delete ")[0]) from error
+    unfinished = unfinished_path(folder.resolve())
+    try:
+        (unfinished / "data").mkdir(parents=True)
+        for path in (metadata_file(dataset), data_file(dataset)):
+            (unfinished / "data" / path.name).symlink_to(path)
+        put(unfinished, folder)
+    except OSError as error:
+        raise WriteError(folder, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    log.info("%s is used where it lies", dataset)
+
+
+def put(dataset: Path, folder: Path) -> None:
+    """Move a whole dataset to its place, once it is on the disk."""
+    refuse_if_left_behind(folder)
+    for path in dataset.rglob("*"):
+        if path.is_file():
+            sync(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    dataset.replace(folder)
 
 
 def _check_sizes(actor: Actor, path: Path, env_id: str, arguments: dict[str, Any]) -> Space:
@@ -142,16 +168,6 @@ def _write_and_exit(write: Callable[[], object]) -> None:
         log.error("%s: %s", type(error).__name__, str(error)[:300])
         os._exit(1)
     os._exit(1 if ignored else 0)
-
-
-def _put(dataset: Path, folder: Path) -> None:
-    refuse_if_left_behind(folder)
-    for path in dataset.rglob("*"):
-        if path.is_file():
-            sync(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    dataset.replace(folder)
 
 
 @contextmanager

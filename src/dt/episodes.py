@@ -6,6 +6,7 @@ Read with h5py, which tells shapes before it reads: Minari's own reader allocate
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,11 @@ import numpy as np
 from dt.broken import reading
 from dt.data import DataError
 from dt.environments import make_environment, original_states
+from dt.existing import data_file, metadata_file
 from dt.spaces import Part, parts
+from dt.versions import differences, same_environment
+
+log = logging.getLogger(__name__)
 
 BEYOND_BOUNDS = 1e-5  # of an action's bound, that rounding may make of it
 LARGEST = 1e30  # a sum of a million such rewards is still a float32
@@ -38,9 +43,10 @@ class Episode(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What the environment says: its id, parts and size of states, bounds of actions [A], steps of a whole episode."""
+    """The environment's id and arguments, parts and size of states, bounds of actions [A], steps of a whole episode."""
 
     env_id: str
+    arguments: Mapping[str, Any]
     parts: list[Part]
     state_size: int
     low: np.ndarray
@@ -53,11 +59,13 @@ class Expected(NamedTuple):
         actions, spec = environment.action_space, environment.spec
         state_parts, size = list(parts(original_states(environment))), environment.observation_space.shape[0]
         environment.close()
-        return cls(spec.id, state_parts, size, actions.low, actions.high, spec.max_episode_steps)
+        return cls(spec.id, arguments, state_parts, size, actions.low, actions.high, spec.max_episode_steps)
 
 
-def data_file(folder: Path) -> Path:
-    return folder / "data" / "main_data.hdf5"
+def check_dataset(folder: Path, expected: Expected) -> None:
+    """Raise DataError, as `read_episodes` does, unless every episode in `folder` is whole, finite and as expected."""
+    for _ in iterate_episodes(folder, None, expected):
+        pass
 
 
 def read_episodes(folder: Path, count: int, expected: Expected) -> list[Episode]:
@@ -65,7 +73,13 @@ def read_episodes(folder: Path, count: int, expected: Expected) -> list[Episode]
 
     Raises DataError, with file, episode and reason, unless they are whole, finite and of the environment.
     """
-    total, path = _check_metadata(folder, expected.env_id), data_file(folder)
+    return list(iterate_episodes(folder, count, expected))
+
+
+def iterate_episodes(folder: Path, count: int | None, expected: Expected) -> Iterator[Episode]:
+    """The same, one after another; all of them if `count` is None."""
+    total, path = _check_metadata(folder, expected), data_file(folder)
+    count = total if count is None else count
     if total < count:
         raise DataError(f"{folder} holds {total} episodes; data.trajectories asks for {count}")
     if not path.is_file():
@@ -74,7 +88,8 @@ def read_episodes(folder: Path, count: int, expected: Expected) -> list[Episode]
         if len(file) != total:
             raise DataError(f"{path} holds {len(file)} episodes, but metadata.json counts {total}; {_cure(folder)}")
         try:
-            return [_read_episode(file, f"episode_{number}", expected) for number in range(count)]
+            for number in range(count):
+                yield _read_episode(file, f"episode_{number}", expected)
         except _EpisodeError as error:
             raise DataError(f"{path}, {error}; {_cure(folder)}") from error
 
@@ -87,22 +102,26 @@ def _cure(folder: Path) -> str:
     return f"delete {folder} to have it made or downloaded anew"
 
 
-def _check_metadata(folder: Path, env_id: str) -> int:
-    """The number of episodes in the dataset; raises DataError if it is none of `env_id`."""
-    path = folder / "data" / "metadata.json"
+def _check_metadata(folder: Path, expected: Expected) -> int:
+    """The number of episodes in the dataset; raises DataError if it is none of the environment."""
+    path = metadata_file(folder)
     if not path.is_file():
         raise DataError(f"{path} is missing, so {folder} is no Minari dataset; {_cure(folder)}")
     with reading(path, "the metadata of a Minari dataset", DataError, _cure(folder)):
         metadata = json.loads(path.read_text(encoding="utf-8"))
         total = metadata["total_episodes"]
-        found = json.loads(metadata["env_spec"])["id"] if metadata.get("env_spec") else env_id
+        spec = json.loads(metadata["env_spec"]) if metadata.get("env_spec") else {"id": expected.env_id}
+        found = spec["id"]
+        notes = list(differences(metadata, spec, expected.env_id, expected.arguments))
     if type(total) is not int or total < 0:
         raise DataError(f"{path}: total_episodes is {total!r:.40}; expected a number of episodes; {_cure(folder)}")
-    if found != env_id:
+    if not same_environment(found, expected.env_id):
         raise DataError(
-            f"{path}: the data are of {found!r:.80}, but the configuration says {env_id};"
+            f"{path}: the data are of {found!r:.80}, but the configuration says {expected.env_id};"
             " set the environment's `gymnasium` to what the data are of, or replace them"
         )
+    for note in notes:
+        log.warning("warning: %s", note)
     return total
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from dt.data import DataError, Trajectories, returns_to_go
 from dt.environments import make_environment
-from dt.episodes import Expected, data_file, read_episodes
+from dt.episodes import Expected, read_episodes
+from dt.existing import data_file
 from dt.streams import integer, reset_seeds, stream
 
 SMALLEST_STD = 1e-6

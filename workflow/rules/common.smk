@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 from dt.config import ConfigError, check, check_files, complete, plain
+from dt.existing import NoDatasetError, data_file, find, metadata_file
 from dt.fingerprint import fingerprint
 from dt.provenance import checksum, says
 from dt.runs import Run, runs, unfrozen_layers

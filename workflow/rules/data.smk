@@ -1,8 +1,9 @@
-# Needs: expert actors (or the Minari hub). Makes: a Minari dataset per environment, its flat arrays and statistics.
+# Needs: expert actors, the Minari hub, or datasets that are there. Makes: a Minari dataset per environment, its flat arrays and statistics.
 
 
 rule datasets:
     input:
+        files=local_dataset,
         redo=lambda wildcards: redo(
             f"{PLACE}/datasets/{wildcards.environment}/data/main_data.hdf5",
             f"{PLACE}/datasets/{wildcards.environment}.provenance.json",
@@ -27,13 +28,13 @@ rule datasets:
         code=code("datasets"),
         settings=dataset_settings,
         script=script("datasets"),
-        actor=actor_option,
+        source=source_option,
         folder=subpath(output.data, ancestor=2),
     message:
-        "Dataset of expert trajectories: {wildcards.environment}"
+        "Dataset: {wildcards.environment}"
     shell:
         "python {params.script:q} --environment {wildcards.environment} --settings {params.settings:q}"
-        " {params.actor:q} --folder {params.folder} --provenance {output.provenance} > {log} 2>&1"
+        " {params.source:q} --folder {params.folder} --provenance {output.provenance} > {log} 2>&1"
 
 
 rule stats:

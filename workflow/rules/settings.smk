@@ -13,18 +13,37 @@ def environment_settings(name, *keys):
 
 def dataset_settings(wildcards):
     """What a dataset depends on."""
-    experts = config["data"]["source"] == "experts"
-    keys = ("gymnasium", "arguments", "action_noise") if experts else ("minari",)
+    data = config["environments"][wildcards.environment]["data"]
+    keys = ("gymnasium", "arguments", "action_noise" if data["source"] == "experts" else "minari")
     block = {"environment": environment_settings(wildcards.environment, *keys)}
-    if experts:
+    if data["source"] == "experts":
         block |= {"trajectories": config["data"]["trajectories"], "actor": actor_checksums(wildcards.environment)}
+    else:
+        block |= data
     return settings(**block)
 
 
-def actor_option(wildcards, output):
-    """The expert to roll out, if data are made here."""
-    experts = config["data"]["source"] == "experts"
-    return ["--actor", str(ROOT / f"resources/experts/{wildcards.environment}.safetensors")] if experts else []
+def local_dataset(wildcards):
+    """The files of a dataset that is there already: its inputs, so that other data run the rule again."""
+    entry = config["environments"][wildcards.environment]
+    if entry["data"]["source"] != "path":
+        return []
+    try:
+        folder = find(Path(entry["data"]["path"]), entry.get("minari"))
+    except NoDatasetError as error:
+        raise WorkflowError(f"environments.{wildcards.environment}.data.path: {error}") from None
+    return [str(data_file(folder)), str(metadata_file(folder))]
+
+
+def source_option(wildcards, output):
+    """Where the data come from: the expert to roll out, a folder, or what a download goes on from."""
+    name = wildcards.environment
+    data = config["environments"][name]["data"]
+    return {
+        "experts": ["--actor", str(ROOT / f"resources/experts/{name}.safetensors")],
+        "path": ["--dataset", *(str(Path(file).parents[1]) for file in local_dataset(wildcards)[:1])],
+        "minari": ["--unfinished", f"{PLACE}/checkpoints/datasets/{name}"],
+    }[data["source"]]
 
 
 @cache
