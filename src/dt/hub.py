@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 PAUSES = (1.0, 4.0, 15.0)  # seconds before each further try; within one try the client has its own
 PATIENCE = 5.0  # seconds that the hub may take to answer at all
-MOST_CONTENTS = 2  # downloads of something else than it should be
 SHA256_DIGITS = 64
 ELSEWHERE = (
     "make the data here with `data: {source: experts}`, or fetch the dataset where there is internet"
@@ -41,8 +40,9 @@ def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path,
     The hub is that of MINARI_REMOTE and HF_ENDPOINT. `sha256` is that of its main_data.hdf5, if known; the hub's own is
     checked as well. Raises DatasetError if the hub cannot be reached, has no such dataset, or it is not whole.
     """
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per request
     _check_reachable()
-    problem, contents = "", 0
+    problem = ""
     for pause in (0.0, *PAUSES):
         if problem:
             log.info("%s; tried again in %.0f s", problem, pause)
@@ -55,11 +55,10 @@ def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path,
             return
         except _PassingError as error:
             problem = str(error)
-        except _ContentError as error:
-            problem, contents = str(error), contents + 1
+        except _ContentError as error:  # the client has fetched it twice by then, if the hub tells its checksum
+            problem = str(error)
             shutil.rmtree(unfinished)
-            if contents == MOST_CONTENTS:
-                break
+            break
     raise DatasetError(f"Minari dataset {minari_id} could not be downloaded ({problem}); start again, or {ELSEWHERE}")
 
 
@@ -68,7 +67,7 @@ class _PassingError(Exception):
 
 
 class _ContentError(Exception):
-    """What came is not what it should be: it is fetched anew."""
+    """What came is not what it should be."""
 
 
 def _check_reachable() -> None:
@@ -92,6 +91,7 @@ def _fetch(minari_id: str, unfinished: Path) -> None:
     dataset = unfinished / minari_id
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
+        _fetch_data(minari_id, unfinished)
         with _minari_root(unfinished), contextlib.redirect_stdout(io.StringIO()):
             download_dataset(minari_id, force_download=dataset.exists())
     except HfHubHTTPError as error:
@@ -99,14 +99,48 @@ def _fetch(minari_id: str, unfinished: Path) -> None:
         if status < 500 and status != 429:
             raise DatasetError(f"the Minari hub refuses {minari_id} (HTTP {status}); {_near(minari_id)}") from error
         raise _PassingError(f"the hub answers HTTP {status}") from error
-    except ValueError as error:  # of Minari: no such dataset, or none for this version of it
-        raise DatasetError(f"{' '.join(str(error).split())} {_near(minari_id)}") from error
+    except ValueError as error:  # of Minari
+        text = " ".join(str(error).split()).rstrip(".")
+        if "data path" in text:  # the hub said nothing of its revision, so that the client fetched nothing
+            raise _PassingError(text) from error
+        raise DatasetError(f"{text}; {_near(minari_id)}") from error
     except OSError as error:
         if error.errno is None:  # of the network library
             raise _PassingError(reason(error)) from error
         raise WriteError(unfinished, error) from error
     except Exception as error:  # whatever its network library raises
         raise _PassingError(reason(error)) from error
+
+
+def _fetch_data(minari_id: str, unfinished: Path) -> None:
+    """The large file, from where it was cut off: the client goes on within one call only. It then finds the file there.
+
+    What arrived is kept under the name of its contents' tag, so that another revision's is never joined to it.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+    from minari.storage.remotes import get_cloud_storage
+    from minari.storage.remotes.huggingface import HuggingFaceStorage
+
+    storage, place = get_cloud_storage(), data_file(unfinished / minari_id)
+    if place.exists() or not isinstance(storage, HuggingFaceStorage):
+        return
+    repository, _, inside = minari_id.partition("/")
+    name = data_file(Path(inside)).as_posix()
+    url = hf_hub_url(f"{storage.name}/{repository}", name, repo_type="dataset")
+    try:
+        told = get_hf_file_metadata(url)
+    except (EntryNotFoundError, RepositoryNotFoundError):  # Minari's client explains it better
+        return
+    part = unfinished / f"{told.etag}.part"
+    with part.open("ab") as file:
+        if file.tell():
+            log.info("%s goes on after %.0f of %.0f MB", minari_id, file.tell() / 1e6, (told.size or 0) / 1e6)
+        http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=told.size)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(place)
 
 
 def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256: str | None) -> None:
@@ -116,7 +150,7 @@ def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256:
     repository, _, inside = minari_id.partition("/")
     path = data_file(unfinished / minari_id)
     if not path.is_file():
-        raise DatasetError(f"the Minari hub has no {path.name} of {minari_id}; {_near(minari_id)}")
+        raise _PassingError(f"no {path.name} of it came")
     found = checksum(path)
     told = _local_folder.read_download_metadata(unfinished / repository, f"{inside}/data/{path.name}".lstrip("/"))
     log.info("%s: revision %s, sha256 %s", minari_id, told.commit_hash if told else "unknown", found)
@@ -138,7 +172,8 @@ def _near(minari_id: str) -> str:
     from minari.storage.remotes import get_cloud_storage
 
     try:
-        names = sorted(get_cloud_storage().list_datasets(prefix=minari_id.split("/")[0]))
+        storage = get_cloud_storage()
+        names = sorted(storage.list_datasets(prefix=minari_id.split("/")[0])) or sorted(storage.list_datasets())
     except Exception:  # the hub's answer is optional here
         names = []
     return f"it has {', '.join(names[:20])}" if names else "check the environment's `minari` id"
