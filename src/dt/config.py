@@ -47,6 +47,9 @@ def complete(config: dict[str, Any]) -> None:
     for name, environment in config["environments"].items():
         environment.setdefault("title", name.capitalize())
         environment["data"] = {**common, **environment.get("data", {})}
+    sources = config["sources"] if isinstance(config["sources"], dict) else {}
+    config["imported"] = {name: {"title": name.capitalize(), **entry} for name, entry in sources.items() if entry}
+    config["sources"] = list(config["sources"])
 
 
 def check_files(paths: Iterable[str | Path]) -> None:
@@ -200,10 +203,14 @@ def _check_numbers(value: Any, path: str = "") -> Iterator[str]:
 
 def _check_names(config: dict[str, Any]) -> Iterator[str]:
     environments = config["environments"]
+    imported = config["sources"] if isinstance(config["sources"], dict) else {}
     for key in ("sources", "targets"):
         for name in config[key]:
-            if name not in environments:
+            if name not in environments and not (key == "sources" and imported.get(name)):
                 yield f"{key}: found {name!r}; allowed are the keys of environments: {', '.join(environments)}"
+    for name, entry in imported.items():
+        if entry and name in environments:
+            yield f"sources.{name}: found a checkpoint; allowed is a name that is no key of environments"
     for strategy in config["strategies"]:
         if unfrozen_layers(strategy) > config["model"]["layers"]:
             yield f"strategies: found {strategy!r}; allowed are unfreeze0 to unfreeze{config['model']['layers']}"

@@ -77,13 +77,21 @@ class Normalisation:
         they have none.
         """
         states, actions = stats["states"], stats["actions"]
-        identity_states = ([0.0] * len(states["mean"]), [1.0] * len(states["mean"]))
-        state_mean, state_std = (states["mean"], states["std"]) if data["normalise_states"] else identity_states
+        same = cls.identity(len(states["mean"]), len(actions["mean"]), reward_scale)
+        state_mean, state_std = same.state_mean, same.state_std
+        if data["normalise_states"]:
+            state_mean, state_std = states["mean"], states["std"]
         if data["normalise_actions"]:
             action_mean, action_std = actions["mean"], actions["std"]
         else:
             action_mean, action_std = _centre_and_reach(actions["low"], actions["high"])
         return cls(tuple(state_mean), tuple(state_std), tuple(action_mean), tuple(action_std), reward_scale)
+
+    @classmethod
+    def identity(cls, state_size: int, action_size: int, reward_scale: float) -> Normalisation:
+        """States and actions stay as they are."""
+        sizes = (state_size, state_size, action_size, action_size)
+        return cls(*((value,) * size for value, size in zip((0.0, 1.0, 0.0, 1.0), sizes, strict=True)), reward_scale)
 
     def states(self, states: np.ndarray) -> np.ndarray:
         return ((states - np.float32(self.state_mean)) / np.float32(self.state_std)).astype(np.float32)

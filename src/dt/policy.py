@@ -111,20 +111,27 @@ def load_policy(path: str | Path, environment: str | None = None) -> Policy:
     path = policy_file(path)
     refuse_pickle(path, KIND, PolicyError)
     with reading(path, KIND, PolicyError), safe_open(path, framework="pt") as file:
-        description = json.loads((file.metadata() or {})[METADATA_KEY])
-        architecture = Architecture(**description["architecture"])
-        normalisation = Normalisation.from_lists(description["normalisation"])
-        task = Task(**description["task"])
-        problem = _first_problem(architecture, normalisation, task, tensors=len(file.keys()))
-        if problem:
-            raise PolicyError(f"{path} is not {KIND}: {problem}")
-        if environment not in (None, task.environment):
-            raise PolicyError(f"{path} is a policy of {task.environment!r:.40}; expected one of {environment}")
-        with torch.device("meta"):  # no memory before the shapes in the file agree
-            model = DecisionTransformer(architecture)
-        weights = read_weights(path, file, model)
-        model.to_empty(device="cpu").load_state_dict(weights)
-        return Policy(model, normalisation, task)
+        policy = described(json.loads((file.metadata() or {})[METADATA_KEY]), path, tensors=len(file.keys()))
+        if environment not in (None, policy.task.environment):
+            raise PolicyError(f"{path} is a policy of {policy.task.environment!r:.40}; expected one of {environment}")
+        weights = read_weights(path, file, policy.model)
+        policy.model.to_empty(device="cpu").load_state_dict(weights)
+        return policy
+
+
+def described(description: dict[str, Any], path: Path, tensors: int) -> Policy:
+    """The policy that a file at `path` with so many tensors describes, on the meta device: without its weights.
+
+    Raises PolicyError if the description is impossible, and what its parts raise if it is none.
+    """
+    architecture = Architecture(**description["architecture"])
+    normalisation = Normalisation.from_lists(description["normalisation"])
+    task = Task(**description["task"])
+    problem = _first_problem(architecture, normalisation, task, tensors)
+    if problem:
+        raise PolicyError(f"{path} is not {KIND}: {problem}")
+    with torch.device("meta"):  # no memory before the shapes in the file agree
+        return Policy(DecisionTransformer(architecture), normalisation, task)
 
 
 def policy_file(path: str | Path) -> Path:

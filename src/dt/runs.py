@@ -48,9 +48,13 @@ class Run(NamedTuple):
 
 
 def runs(config: dict[str, Any]) -> Iterator[Run]:
-    """Every run of a study: pre-trainings, then fine-tunings, then trainings from scratch, in the config's order."""
+    """Every run of a study: pre-trainings, then fine-tunings, then trainings from scratch, in the config's order.
+
+    A source that is `imported` is not pre-trained.
+    """
     sources, targets, seeds = config["sources"], config["targets"], config["seeds"]
-    yield from (Run("pretrain", source, "", "", seed) for source, seed in product(sources, seeds))
+    trained = [source for source in sources if source not in config.get("imported", ())]
+    yield from (Run("pretrain", source, "", "", seed) for source, seed in product(trained, seeds))
     yield from (Run("finetune", *arm) for arm in product(sources, targets, config["strategies"], seeds))
     yield from (Run("scratch", "", target, "", seed) for target, seed in product(targets, seeds))
 

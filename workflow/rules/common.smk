@@ -28,9 +28,13 @@ SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 try:
     check_files([ROOT / "config.yaml", *workflow.configfiles])
     given, config = config, load_configfile(ROOT / "config.yaml")
-    update_config(config, given)
+    layers = [given]
     if workflow.modifier.is_main_snakefile():  # a `module` is configured by who imports it
-        update_config(config, plain(workflow.config_settings.config))
+        layers.append(plain(workflow.config_settings.config))
+    for layer in layers:
+        if isinstance(layer.get("sources"), dict) and isinstance(config["sources"], list):
+            config["sources"] = {}  # a mapping is not laid over a list
+        update_config(config, layer)
     check(config, yaml.safe_load(SCHEMA.read_text()))
     complete(config)
 except ConfigError as error:
@@ -38,7 +42,9 @@ except ConfigError as error:
 
 RESULTS = config["results"]
 RUNS = list(runs(config))
-STUDY = ("sources", "targets", "strategies", "seeds")  # what runs there are
+STUDY = ("sources", "imported", "targets", "strategies", "seeds")  # what runs there are
+TRAINED = [source for source in config["sources"] if source not in config["imported"]]
+CHECKPOINT_FILES = ["policy.safetensors", "config.json", "model.safetensors", "dt.json", "pytorch_model.bin"]
 TABLES = ["returns", "training", "summary"]
 ARRAYS = ["states", "actions", "returns_to_go", "starts"]
 PLACE = str(workflow.modifier.modify_path(RESULTS))  # with the prefix of a `module`: for what is no input or output
@@ -52,7 +58,7 @@ def one_of(names):
 def any_run(config):
     """A wildcard constraint that matches the paths of the study's runs; a list of them all would be slow to search."""
     source, target, strategy, seed = (one_of(config[key]) for key in ("sources", "targets", "strategies", "seeds"))
-    arms = f"pretrain/({source})|finetune/({source})/({target})/({strategy})|scratch/({target})"
+    arms = f"pretrain/({one_of(TRAINED)})|finetune/({source})/({target})/({strategy})|scratch/({target})"
     return f"({arms})/seed({seed})"
 
 
@@ -143,9 +149,29 @@ def run_labels(wildcards):
     }
 
 
-def title(environment):
-    """An environment's name for readers."""
-    return config["environments"][environment]["title"]
+def title(name):
+    """An environment's name for readers, or that of an imported source."""
+    return (config["environments"].get(name) or config["imported"][name])["title"]
+
+
+def source_policy(wildcards):
+    """What a fine-tuning starts from."""
+    imported = wildcards.source in config["imported"]
+    folder = "import/{source}" if imported else "pretrain/{source}/seed{seed}"
+    return f"{RESULTS}/policies/{folder}/policy.safetensors".format(**wildcards)
+
+
+def checkpoint_files(wildcards):
+    """Of an imported source: its inputs, so that other weights run the rule again."""
+    path = Path(config["imported"][wildcards.source]["checkpoint"])
+    files = [path] if path.is_file() else [path / name for name in CHECKPOINT_FILES]
+    found = [str(file) for file in files if file.is_file()]
+    if not found:
+        raise WorkflowError(
+            f"sources.{wildcards.source}.checkpoint: {path} is no policy.safetensors, and no folder with"
+            f" {' or '.join(CHECKPOINT_FILES)}"
+        )
+    return found
 
 
 def run_json(kind, seed, source="", target="", strategy=""):

@@ -67,7 +67,7 @@ def stats_settings(wildcards):
 def train_settings(name):
     """What training on the environment `name` depends on."""
     keys = ("gymnasium", "arguments", "reward_scale")
-    data = {key: value for key, value in config["data"].items() if key not in ("source", "trajectories")}
+    data = {key: value for key, value in config["data"].items() if key not in ("source", "path", "trajectories")}
     training = {key: value for key, value in config["training"].items() if "epochs" not in key}
     return settings(
         environments={name: environment_settings(name, *keys)},
@@ -96,14 +96,24 @@ def expert_state(wildcards):
     return f"{PLACE}/experts/state/{wildcards.environment}-{digest}"
 
 
+def study():
+    """What says which runs there are; of imported sources, their names."""
+    return {key: list(config[key]) for key in STUDY}
+
+
 def table_settings():
     """What the tables depend on besides the runs' own."""
-    return settings(report=config["report"], study={key: config[key] for key in STUDY})
+    return settings(report=config["report"], study=study())
 
 
 def figure_settings(wildcards):
     """What a figure depends on besides the evaluations."""
     titles = {target: environment_settings(target, "title") for target in config["targets"]}
-    shared = {key: config[key] for key in STUDY if key != "sources"}
+    shared = {key: value for key, value in study().items() if key != "sources"}
     intervals = {key: config["report"][key] for key in ("confidence", "resamples")}
     return settings(environments=titles, report=intervals, source=figure_source(wildcards), **shared)
+
+
+def import_settings():
+    """What an imported policy has to fit."""
+    return settings(model={key: config["model"][key] for key in ("layers", "width", "heads")})

@@ -5,6 +5,42 @@
 TRAININGS_FIRST = 1 if len(RUNS) <= 100 else 0
 
 
+rule import_policy:
+    input:
+        files=checkpoint_files,
+        redo=lambda wildcards: redo(
+            f"{PLACE}/policies/import/{wildcards.source}/policy.safetensors",
+            f"{PLACE}/policies/import/{wildcards.source}/provenance.json",
+            "import_policy",
+            import_settings(),
+        ),
+    output:
+        policy=f"{RESULTS}/policies/import/{{source}}/policy.safetensors",
+        provenance=f"{RESULTS}/policies/import/{{source}}/provenance.json",
+    log:
+        f"{RESULTS}/logs/import/{{source}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/import/{{source}}.tsv"
+    priority: 2  # fine-tunings wait for it
+    conda:
+        "../envs/dt.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("import_policy"),
+        script=script("import_policy"),
+        settings=lambda wildcards: import_settings(),
+        checkpoint=lambda wildcards: config["imported"][wildcards.source]["checkpoint"],
+    message:
+        "Import {wildcards.source}"
+    shell:
+        "python {params.script:q} --source {wildcards.source} --settings {params.settings:q}"
+        " --checkpoint {params.checkpoint:q} --policy {output.policy}"
+        " --provenance {output.provenance} > {log} 2>&1"
+
+
 rule pretrain:
     input:
         stats=f"{RESULTS}/stats/{{source}}.json",
@@ -46,7 +82,7 @@ rule pretrain:
 
 rule finetune:
     input:
-        source_policy=f"{RESULTS}/policies/pretrain/{{source}}/seed{{seed}}/policy.safetensors",
+        source_policy=source_policy,
         stats=f"{RESULTS}/stats/{{target}}.json",
         arrays=expand(f"{RESULTS}/stats/{{{{target}}}}/{{array}}.npy", array=ARRAYS),
         redo=redo_training("finetune"),
