@@ -129,6 +129,15 @@ def summary(returns: pd.DataFrame, training: pd.DataFrame, report: dict[str, Any
     return pd.DataFrame(rows)
 
 
+def best_arm(path: Path, target: str) -> tuple[str, str]:
+    """Source and strategy of the fine-tuned arm with the highest final return in a summary; raises BrokenFileError."""
+    with reading(path, "a summary", cure=REMAKE):
+        table = pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False)
+        arms = table[(table["kind"] == "finetune") & (table["target"] == target)]
+        best = arms.loc[pd.to_numeric(arms["final_return"]).idxmax()]
+        return str(best["source"]), str(best["strategy"])
+
+
 def readable(summary: pd.DataFrame) -> str:
     """The summary as a page of HTML that needs no other file: whole numbers, intervals where there are any."""
     page = summary[[*ARM_COLUMNS, "seeds"]].copy()

@@ -126,6 +126,12 @@ def figure_runs(wildcards):
     return [run.path for run in RUNS if run.kind == "scratch" or (run.kind == "finetune" and run.source == source)]
 
 
+def finetunings(target):
+    """The fine-tunings on one target that a film may show: those of the first seed."""
+    seed = config["seeds"][0]
+    return [run for run in RUNS if run.kind == "finetune" and run.target == target and run.seed == seed]
+
+
 def figure_labels(wildcards, bitmap):
     """What the report says of a figure beside its caption. It shows that one of two files whose label is `yes` first."""
     return {

@@ -117,3 +117,8 @@ def figure_settings(wildcards):
 def import_settings():
     """What an imported policy has to fit."""
     return settings(model={key: config["model"][key] for key in ("layers", "width", "heads")})
+
+
+def film_settings(wildcards):
+    """What a film depends on besides the summary and the policies."""
+    return settings(seed=config["seeds"][0], **environment_settings(wildcards.target, "target_return"))

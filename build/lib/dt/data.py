@@ -1,0 +1,233 @@
+"""Trajectories as flat, memory-mapped arrays, and the windows that a Decision Transformer learns from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dt.broken import reading
+from dt.files import write_whole
+from dt.runs import ExpectedError
+
+ARRAYS = {
+    "states": (2, "f4"),
+    "actions": (2, "f4"),
+    "returns_to_go": (1, "f4"),
+    "starts": (1, "i8"),
+}  # dimensions, type
+REMAKE = "delete it, and snakemake makes it anew"
+
+
+class DataError(ExpectedError):
+    """A dataset does not fit what is asked of it, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Episodes one after another: N transitions of n trajectories.
+
+    states: [N, S] float32; actions: [N, A] float32; returns_to_go: [N] float32, unscaled; starts: [n+1] int64, so
+    that trajectory i is the slice `starts[i]:starts[i+1]`.
+    """
+
+    states: np.ndarray
+    actions: np.ndarray
+    returns_to_go: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+    def save(self, folder: Path) -> None:
+        for name in ARRAYS:
+            write_whole(folder / f"{name}.npy", lambda path, name=name: np.save(path, getattr(self, name)))
+
+    @classmethod
+    def open(cls, folder: Path) -> Trajectories:
+        """Memory-map the arrays of a folder: jobs on one machine share one copy. Raises DataError unless they fit."""
+        arrays = {name: _open_array(folder / f"{name}.npy", *kind) for name, kind in ARRAYS.items()}
+        starts, rows = arrays["starts"], {len(arrays[name]) for name in ARRAYS if name != "starts"}
+        if len(starts) < 2 or starts[0] != 0 or (np.diff(starts) < 1).any() or rows != {int(starts[-1])}:
+            raise DataError(f"the arrays in {folder} do not belong together; {REMAKE}")
+        return cls(**arrays)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What brings states, actions and returns to the model's scale; `x → (x − mean) / std`, `G → G / reward_scale`."""
+
+    state_mean: tuple[float, ...]
+    state_std: tuple[float, ...]
+    action_mean: tuple[float, ...]
+    action_std: tuple[float, ...]
+    reward_scale: float
+
+    @classmethod
+    def from_stats(cls, stats: dict[str, Any], data: dict[str, Any], reward_scale: float) -> Normalisation:
+        """From a stats file, as far as the config's `data` block asks for it.
+
+        Actions that are not normalised are brought from their bounds to [-1, 1], the range of tanh. Raises DataError if
+        they have none.
+        """
+        states, actions = stats["states"], stats["actions"]
+        same = cls.identity(len(states["mean"]), len(actions["mean"]), reward_scale)
+        state_mean, state_std = same.state_mean, same.state_std
+        if data["normalise_states"]:
+            state_mean, state_std = states["mean"], states["std"]
+        if data["normalise_actions"]:
+            action_mean, action_std = actions["mean"], actions["std"]
+        else:
+            action_mean, action_std = _centre_and_reach(actions["low"], actions["high"])
+        return cls(tuple(state_mean), tuple(state_std), tuple(action_mean), tuple(action_std), reward_scale)
+
+    @classmethod
+    def identity(cls, state_size: int, action_size: int, reward_scale: float) -> Normalisation:
+        """States and actions stay as they are."""
+        sizes = (state_size, state_size, action_size, action_size)
+        return cls(*((value,) * size for value, size in zip((0.0, 1.0, 0.0, 1.0), sizes, strict=True)), reward_scale)
+
+    def states(self, states: np.ndarray) -> np.ndarray:
+        return ((states - np.float32(self.state_mean)) / np.float32(self.state_std)).astype(np.float32)
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        return ((actions - np.float32(self.action_mean)) / np.float32(self.action_std)).astype(np.float32)
+
+    def raw_actions(self, actions: np.ndarray) -> np.ndarray:
+        """The inverse of `actions`."""
+        return actions * np.float32(self.action_std) + np.float32(self.action_mean)
+
+    @classmethod
+    def from_lists(cls, fields: dict[str, Any]) -> Normalisation:
+        """The inverse of `asdict`, also after JSON made lists of tuples."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def read_stats(path: Path) -> dict[str, Any]:
+    """A stats file; raises DataError unless it holds means and deviations that can normalise."""
+    with reading(path, "a statistics file", DataError, REMAKE):
+        stats = json.loads(path.read_text(encoding="utf-8"))
+        moments = {name: (stats[name]["mean"], stats[name]["std"]) for name in ("states", "actions")}
+        for name, (means, stds) in moments.items():
+            if not (all(map(_finite, (*means, *stds))) and len(means) == len(stds) > 0 and min(stds) > 0):
+                raise DataError(f"{path}: {name} have no finite means and deviations > 0; {REMAKE}")
+        low, high = stats["actions"]["low"], stats["actions"]["high"]
+        bounds = zip(low, high, strict=True)
+        if len(low) != len(moments["actions"][0]) or not all(_unbounded(pair) or _in_order(pair) for pair in bounds):
+            raise DataError(f"{path}: actions have no bounds, low < high; {REMAKE}")
+        derived = stats["derived"]
+        if not (_finite(derived["target_return"]) and _finite(derived["reward_scale"]) and derived["reward_scale"] > 0):
+            raise DataError(f"{path}: derived values are not finite, with a reward_scale > 0; {REMAKE}")
+        reference = derived.get("reference")
+        if reference is not None and not _in_order((reference["random"], reference["expert"])):
+            raise DataError(f"{path}: derived reference returns are not finite, random < expert; {REMAKE}")
+    return stats
+
+
+def check_sizes(trajectories: Trajectories, stats: dict[str, Any], folder: Path) -> None:
+    """Raise DataError unless the arrays in `folder` are as wide as their statistics."""
+    for name in ("states", "actions"):
+        found, expected = getattr(trajectories, name).shape[1], len(stats[name]["mean"])
+        if found != expected:
+            raise DataError(f"{folder / name}.npy has {found} columns, but its statistics {expected}; {REMAKE}")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of B windows of K steps, normalised; positions after an episode's end are zero and `mask` is False.
+
+    states: [B, K, S], actions: [B, K, A], returns_to_go: [B, K, 1] float32; timesteps: [B, K] int64; mask: [B, K] bool.
+    """
+
+    states: np.ndarray
+    actions: np.ndarray
+    returns_to_go: np.ndarray
+    timesteps: np.ndarray
+    mask: np.ndarray
+
+
+def returns_to_go(rewards: np.ndarray, starts: np.ndarray, gamma: float) -> np.ndarray:
+    """`G_t = Σ_k γ^k R_{t+k+1}` within each trajectory, `[N]` float64 (Chen et al. 2021, section 3)."""
+    result = np.array(rewards, dtype=np.float64)
+    lengths = np.diff(starts)
+    for back in range(2, lengths.max() + 1):  # all trajectories at once, from their ends backwards
+        positions = starts[1:][lengths >= back] - back
+        result[positions] += gamma * result[positions + 1]
+    return result
+
+
+def batches(
+    trajectories: Trajectories, sampling: str, batch_size: int, context: tuple[int, int], generator: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """One epoch: (trajectory indices [B], first steps [B], K) per batch; the last partial batch is dropped.
+
+    `trajectory` takes one window of each trajectory, in random order; `transition` as many windows, each starting
+    at a transition drawn uniformly from all (Chen et al. 2021, appendix).
+    """
+    lengths = trajectories.lengths
+    count = len(lengths) // batch_size
+    if sampling == "trajectory":
+        indices = generator.permutation(len(lengths))[: count * batch_size]
+        first_steps = generator.integers(0, lengths[indices])
+    else:
+        flat = generator.integers(0, trajectories.starts[-1], count * batch_size)
+        indices = np.searchsorted(trajectories.starts, flat, side="right") - 1
+        first_steps = flat - trajectories.starts[indices]
+    contexts = generator.integers(context[0], context[1] + 1, count)
+    for batch in range(count):
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        yield indices[part], first_steps[part], int(contexts[batch])
+
+
+def gather(
+    trajectories: Trajectories, normalisation: Normalisation, indices: np.ndarray, first_steps: np.ndarray, context: int
+) -> Windows:
+    """The windows of `context` steps that start at `first_steps` of the trajectories `indices`, both `[B]`."""
+    timesteps = first_steps[:, None] + np.arange(context)
+    mask = timesteps < trajectories.lengths[indices][:, None]
+    timesteps = np.where(mask, timesteps, 0)
+    rows = trajectories.starts[indices][:, None] + timesteps
+    keep = mask[:, :, None].astype(np.float32)
+    return Windows(
+        normalisation.states(trajectories.states[rows]) * keep,
+        normalisation.actions(trajectories.actions[rows]) * keep,
+        trajectories.returns_to_go[rows][:, :, None] / np.float32(normalisation.reward_scale) * keep,
+        timesteps,
+        mask,
+    )
+
+
+def _finite(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
+
+
+def _in_order(pair: tuple[Any, Any]) -> bool:
+    return all(map(_finite, pair)) and pair[0] < pair[1]
+
+
+def _unbounded(pair: tuple[Any, Any]) -> bool:
+    return None in pair and all(value is None or _finite(value) for value in pair)
+
+
+def _centre_and_reach(low: list[float | None], high: list[float | None]) -> tuple[list[float], list[float]]:
+    """Of bounded actions; 0 and 1 for those between -1 and 1."""
+    if None in (*low, *high):
+        raise DataError("the environment's actions have no bounds; set data.normalise_actions: true")
+    bounds = list(zip(low, high, strict=True))
+    return [(least + most) / 2 for least, most in bounds], [(most - least) / 2 for least, most in bounds]
+
+
+def _open_array(path: Path, dimensions: int, kind: str) -> np.ndarray:
+    with reading(path, "an array without objects", DataError, REMAKE):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim != dimensions or array.dtype != np.dtype(kind):
+            raise DataError(
+                f"{path} has {array.ndim} dimensions of {array.dtype}; expected {dimensions} of {kind}; {REMAKE}"
+            )
+    return array

@@ -1,0 +1,116 @@
+"""Environments to step: Gymnasium's own, in which a warning of the simulator is an error."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from dt.broken import reason
+from dt.runs import ExpectedError
+from dt.spaces import VECTORS, parts
+
+log = logging.getLogger(__name__)
+MOST_COMPONENTS = 10_000  # of a flattened state: a vector, not an image
+_warnings: list[str] = []  # of the simulator, since the step under way began
+
+
+class EnvironmentNameError(ExpectedError):
+    """An environment id that cannot be stepped, in one sentence."""
+
+
+class SimulatorError(ExpectedError):
+    """The simulator warns, so what it computes means nothing; in one sentence."""
+
+
+class _Watched(gymnasium.Wrapper):
+    """MuJoCo answers an unstable simulation with a warning and a new start of its own: here it ends the episode."""
+
+    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+        _warnings.clear()
+        outcome = self.env.step(action)
+        if _warnings:
+            raise SimulatorError(
+                f"the simulator of {self.spec.id} warns: {_warnings[0]} Its returns would mean nothing: check the"
+                " weights that chose the actions (a lower training.learning_rate, or less action_noise of the expert)"
+            )
+        return outcome
+
+
+def make_environment(
+    env_id: str, arguments: Mapping[str, Any] | None = None, render_mode: str | None = None
+) -> gymnasium.Env:
+    """The registered environment with its time limit, whose states and actions are vectors.
+
+    `arguments` are those of `gymnasium.make` beside the id. Dict, Tuple and other states that Gymnasium can flatten are
+    flattened; Gymnasium's checks of every step are left out. Raises EnvironmentNameError as `time_limit` does, and if
+    it cannot be made or states or actions are no vectors; its `step` raises SimulatorError if the simulator warns.
+    """
+    time_limit(env_id, arguments)
+    options = {**(arguments or {}), **({"render_mode": render_mode} if render_mode else {})}
+    try:
+        environment = gymnasium.make(env_id, disable_env_checker=True, **options)
+    except Exception as error:  # of the environment's own code
+        raise EnvironmentNameError(f"{env_id} cannot be made ({reason(error)})") from error
+    if "mujoco" in sys.modules:
+        import mujoco
+
+        mujoco.set_mju_user_warning(_note_warning)  # its default is a file in the working directory
+    actions, states = environment.action_space, environment.observation_space
+    if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
+        raise EnvironmentNameError(f"{env_id} has actions of {actions}; expected a Box with one dimension")
+    flattenable = all(isinstance(part.space, VECTORS) for part in parts(states))
+    if not flattenable or gymnasium.spaces.flatdim(states) > MOST_COMPONENTS:
+        raise EnvironmentNameError(
+            f"{env_id} has states of {states!s:.200}; expected a Box, or parts that make a vector of at most"
+            f" {MOST_COMPONENTS} numbers"
+        )
+    if not isinstance(states, gymnasium.spaces.Box) or len(states.shape) != 1:
+        environment = gymnasium.wrappers.FlattenObservation(environment)
+    return _Watched(environment)
+
+
+def time_limit(env_id: str, arguments: Mapping[str, Any] | None = None) -> int:
+    """Steps of a whole episode; raises EnvironmentNameError if the id is unknown or its episodes have no limit."""
+    limit = environment_spec(env_id, arguments).max_episode_steps
+    if type(limit) is not int or limit < 1:
+        raise EnvironmentNameError(f"{env_id} has no time limit; set one by `arguments: {{max_episode_steps: …}}`")
+    return limit
+
+
+def original_states(environment: gymnasium.Env) -> gymnasium.spaces.Space:
+    """The space of states before `make_environment` flattened them."""
+    inner = environment.env if isinstance(environment, _Watched) else environment
+    return (inner.env if isinstance(inner, gymnasium.wrappers.FlattenObservation) else inner).observation_space
+
+
+def environment_spec(env_id: str, arguments: Mapping[str, Any] | None = None) -> EnvSpec:
+    """What is registered as `Name-v0`, or as `module:Name-v0` once the module is imported, with these arguments.
+
+    Raises EnvironmentNameError if there is no such module or environment.
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        spec = copy.deepcopy(gymnasium.spec(name))
+    except gymnasium.error.Error as error:
+        raise EnvironmentNameError(f"Gymnasium has no environment {env_id} ({reason(error)})") from error
+    except Exception as error:  # of the module's own code
+        raise EnvironmentNameError(f"the module of {env_id} cannot be imported ({reason(error)})") from error
+    spec.kwargs.update(arguments or {})
+    spec.max_episode_steps = spec.kwargs.pop("max_episode_steps", spec.max_episode_steps)
+    return spec
+
+
+def _note_warning(message: str) -> None:
+    if "is deprecated" not in message:  # of Gymnasium's own model files
+        log.warning("simulator: %s", message)
+        _warnings.append(message)

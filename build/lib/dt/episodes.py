@@ -1,0 +1,190 @@
+"""The episodes of a Minari dataset, each checked before anything is computed from it: later stages can rely on them.
+
+Read with h5py, which tells shapes before it reads: Minari's own reader allocates whatever a broken header asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from dt.broken import reading
+from dt.data import DataError
+from dt.environments import make_environment, original_states
+from dt.existing import data_file, metadata_file
+from dt.spaces import Part, parts
+from dt.versions import differences, same_environment
+
+log = logging.getLogger(__name__)
+
+BEYOND_BOUNDS = 1e-5  # of an action's bound, that rounding may make of it
+LARGEST = 1e30  # a sum of a million such rewards is still a float32
+NUMBERS, TRUTHS = "fiu", "biu"  # NumPy's kinds
+FIELDS = {
+    "actions": NUMBERS,
+    "rewards": NUMBERS,
+    "terminations": TRUTHS,
+    "truncations": TRUTHS,
+}
+
+
+class Episode(NamedTuple):
+    """One episode of T steps: observations [T+1, S], actions [T, A], rewards [T], in the file's types."""
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+
+
+class Expected(NamedTuple):
+    """The environment's id and arguments, parts and size of states, bounds of actions [A], steps of a whole episode."""
+
+    env_id: str
+    arguments: Mapping[str, Any]
+    parts: list[Part]
+    state_size: int
+    low: np.ndarray
+    high: np.ndarray
+    limit: int
+
+    @classmethod
+    def of(cls, env_id: str, arguments: Mapping[str, Any]) -> Expected:
+        environment = make_environment(env_id, arguments)
+        actions, spec = environment.action_space, environment.spec
+        state_parts, size = list(parts(original_states(environment))), environment.observation_space.shape[0]
+        environment.close()
+        return cls(spec.id, arguments, state_parts, size, actions.low, actions.high, spec.max_episode_steps)
+
+
+def check_dataset(folder: Path, expected: Expected) -> None:
+    """Raise DataError, as `read_episodes` does, unless every episode in `folder` is whole, finite and as expected."""
+    for _ in iterate_episodes(folder, None, expected):
+        pass
+
+
+def read_episodes(folder: Path, count: int, expected: Expected) -> list[Episode]:
+    """The first `count` episodes of the Minari dataset in `folder`, their states flattened.
+
+    Raises DataError, with file, episode and reason, unless they are whole, finite and of the environment.
+    """
+    return list(iterate_episodes(folder, count, expected))
+
+
+def iterate_episodes(folder: Path, count: int | None, expected: Expected) -> Iterator[Episode]:
+    """The same, one after another; all of them if `count` is None."""
+    total, path = _check_metadata(folder, expected), data_file(folder)
+    count = total if count is None else count
+    if total < count:
+        raise DataError(f"{folder} holds {total} episodes; data.trajectories asks for {count}")
+    if not path.is_file():
+        raise DataError(f"{path} is missing; {_cure(folder)}")
+    with reading(path, "a whole HDF5 file", DataError, _cure(folder)), h5py.File(path, "r") as file:
+        if len(file) != total:
+            raise DataError(f"{path} holds {len(file)} episodes, but metadata.json counts {total}; {_cure(folder)}")
+        try:
+            for number in range(count):
+                yield _read_episode(file, f"episode_{number}", expected)
+        except _EpisodeError as error:
+            raise DataError(f"{path}, {error}; {_cure(folder)}") from error
+
+
+class _EpisodeError(DataError):
+    """What is wrong with an episode; the file is to be named by the caller."""
+
+
+def _cure(folder: Path) -> str:
+    return f"delete {folder} to have it made or downloaded anew"
+
+
+def _check_metadata(folder: Path, expected: Expected) -> int:
+    """The number of episodes in the dataset; raises DataError if it is none of the environment."""
+    path = metadata_file(folder)
+    if not path.is_file():
+        raise DataError(f"{path} is missing, so {folder} is no Minari dataset; {_cure(folder)}")
+    with reading(path, "the metadata of a Minari dataset", DataError, _cure(folder)):
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        total = metadata["total_episodes"]
+        spec = json.loads(metadata["env_spec"]) if metadata.get("env_spec") else {"id": expected.env_id}
+        found = spec["id"]
+        notes = list(differences(metadata, spec, expected.env_id, expected.arguments))
+    if type(total) is not int or total < 0:
+        raise DataError(f"{path}: total_episodes is {total!r:.40}; expected a number of episodes; {_cure(folder)}")
+    if not same_environment(found, expected.env_id):
+        raise DataError(
+            f"{path}: the data are of {found!r:.80}, but the configuration says {expected.env_id};"
+            " set the environment's `gymnasium` to what the data are of, or replace them"
+        )
+    for note in notes:
+        log.warning("warning: %s", note)
+    return total
+
+
+def _read_episode(file: h5py.File, name: str, expected: Expected) -> Episode:
+    group = file.get(name)
+    if not isinstance(group, h5py.Group):
+        raise _EpisodeError(f"{name} is missing")
+    arrays = {field: _array(group, name, field, kinds) for field, kinds in FIELDS.items()}
+    steps = arrays["rewards"].shape[0] if arrays["rewards"].ndim == 1 else 0
+    if not 1 <= steps <= expected.limit:
+        raise _EpisodeError(f"{name} has {steps} steps; expected 1 to {expected.limit}")
+    shapes = {
+        "actions": (steps, len(expected.low)),
+        **dict.fromkeys(("rewards", "terminations", "truncations"), (steps,)),
+    }
+    for field, shape in shapes.items():
+        _check_shape(name, field, arrays[field], shape)
+    observations = _read_states(group, name, steps + 1, expected)
+    episode = Episode(observations, arrays["actions"][()], arrays["rewards"][()])
+    _check_values(name, episode, expected)
+    return episode
+
+
+def _read_states(group: h5py.Group, name: str, count: int, expected: Expected) -> np.ndarray:
+    """States `[count, S]`, flattened as the environment's are unless the file holds them flat already."""
+    if isinstance(group.get("observations"), h5py.Dataset):
+        space = expected.parts[0].space
+        shape = space.shape if len(expected.parts) == 1 and space.shape else (expected.state_size,)
+        array = _array(group, name, "observations", NUMBERS)
+        _check_shape(name, "observations", array, (count, *shape))
+        return array[()].reshape(count, -1)
+    arrays = [_array(group, name, f"observations/{part.place}".strip("/"), NUMBERS) for part in expected.parts]
+    for part, array in zip(expected.parts, arrays, strict=True):
+        _check_shape(name, f"observations/{part.place}", array, (count, *part.space.shape))
+    flat = [part.flat(array[()]) for part, array in zip(expected.parts, arrays, strict=True)]
+    return np.concatenate(flat, axis=1)
+
+
+def _check_shape(name: str, field: str, array: h5py.Dataset, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise _EpisodeError(f"{name}: {field} have shape {array.shape}; expected {shape}")
+
+
+def _array(group: h5py.Group, name: str, field: str, kinds: str) -> Any:
+    array = group.get(field)
+    if not isinstance(array, h5py.Dataset):
+        raise _EpisodeError(f"{name} has no {field}")
+    if array.dtype.kind not in kinds:
+        raise _EpisodeError(f"{name}: {field} are of type {array.dtype}; expected numbers")
+    return array
+
+
+def _check_values(name: str, episode: Episode, expected: Expected) -> None:
+    for field, values in episode._asdict().items():
+        for step, value in _where(~(np.abs(values) <= LARGEST), values):
+            raise _EpisodeError(f"{name}: {field} have {value} at step {step}; expected finite numbers")
+    beyond = BEYOND_BOUNDS * np.maximum(1, expected.high - expected.low)
+    outside = (episode.actions < expected.low - beyond) | (episode.actions > expected.high + beyond)
+    for step, value in _where(outside, episode.actions):
+        raise _EpisodeError(f"{name}: actions have {value} at step {step}; it is beyond the environment's bounds")
+
+
+def _where(wrong: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, Any]]:
+    """Step and value of what is wrong."""
+    for place in np.argwhere(wrong):
+        yield int(place[0]), values[tuple(place)]

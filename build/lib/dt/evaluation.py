@@ -1,0 +1,170 @@
+"""Evaluate a policy, or every snapshot of a run: it asks for a target return and acts until each episode ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from dt.acting import ActingTransformer
+from dt.environments import make_environment
+from dt.policy import Policy, PolicyError
+from dt.snapshots import read_snapshot, snapshot_epochs
+from dt.streams import reset_seeds, stream
+
+log = logging.getLogger(__name__)
+LANES = 8  # episodes side by side; the weights and tokens of more leave a core's cache
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One evaluation episode; `total` is its undiscounted return."""
+
+    episode: int
+    total: float
+    length: int
+
+
+def evaluate(
+    policy: Policy,
+    episodes: int = 100,
+    target_return: float | None = None,
+    seed: int = 0,
+    first: gymnasium.Env | None = None,
+) -> list[Episode]:
+    """Episodes of a policy as it is, in the environment of its task.
+
+    `target_return` is what it asks for (default: what the best decile of its data reached); equal `seed` means equal
+    episodes, of which a larger number begins with the smaller one but for rounding. The first one is run in `first`, if
+    given. Raises PolicyError if the policy does not fit its environment, or no target return is known.
+    """
+    target_return = asked_return(policy, target_return)
+    if episodes < 1:
+        raise PolicyError(f"{episodes} episodes cannot be evaluated; at least one is needed")
+    count = min(LANES, episodes)
+    made = [make_environment(policy.task.gymnasium, policy.task.arguments) for _ in range(count - (first is not None))]
+    environments = [first, *made] if first is not None else made
+    check_fit(policy, environments[0])
+    seeds, weights, finished = np.array(reset_seeds(stream("evaluate", seed), episodes)), policy.model.state_dict(), []
+    for start in range(0, episodes, count):
+        part = seeds[None, start : start + count]
+        (results,) = roll_out(policy, [weights], environments, target_return, part)
+        finished += [replace(result, episode=start + result.episode) for result in results]
+    for environment in made:
+        environment.close()
+    return finished
+
+
+def asked_return(policy: Policy, target_return: float | None) -> float:
+    """`target_return`, or what the best decile of the policy's data reached; raises PolicyError if it is not known."""
+    asked = policy.task.data_return if target_return is None else target_return
+    if asked is None:
+        raise PolicyError("the policy does not know the returns of its data; say which target return to ask for")
+    return float(asked)
+
+
+def evaluate_snapshots(
+    policy: Policy, snapshots: Path, target_return: float, seeds: np.ndarray, skip: int = 0
+) -> Iterator[tuple[int, list[Episode]]]:
+    """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`.
+
+    On the device of `policy.model`. A GPU takes all snapshots in one batch; a CPU one after another, whose weights and
+    tokens then stay in its caches. Raises PolicyError if the policy or a snapshot does not fit the environment or each
+    other.
+    """
+    epochs, on_gpu = snapshot_epochs(snapshots), policy.model.final_norm.weight.is_cuda
+    together = max(1, len(epochs) - skip) if on_gpu else 1
+    environments = [
+        make_environment(policy.task.gymnasium, policy.task.arguments) for _ in range(together * seeds.shape[1])
+    ]
+    check_fit(policy, environments[0])
+    started = time.perf_counter()
+    for start in range(skip, len(epochs), together):
+        part = slice(start, start + together)
+        weights = [read_snapshot(snapshots, epoch, policy.model) for epoch in epochs[part]]
+        results = roll_out(policy, weights, environments, target_return, seeds[part])
+        done = start + len(results)
+        left = (time.perf_counter() - started) / (done - skip) * (len(epochs) - done)
+        for epoch, episodes in zip(epochs[part], results, strict=True):
+            means = np.mean([e.total for e in episodes]), np.mean([e.length for e in episodes])
+            log.info("epoch %d mean return %.0f mean length %.0f left %.0f s", epoch, *means, left)
+            yield epoch, episodes
+    for environment in environments:
+        environment.close()
+
+
+def check_fit(policy: Policy, environment: gymnasium.Env) -> None:
+    """Raise PolicyError unless the policy has the environment's sizes and time steps for a whole episode."""
+    architecture, limit = policy.model.architecture, environment.spec.max_episode_steps
+    sizes = {
+        "states": (architecture.state_size, environment.observation_space.shape[0]),
+        "actions": (architecture.action_size, environment.action_space.shape[0]),
+    }
+    for what, (found, expected) in sizes.items():
+        if found != expected:
+            raise PolicyError(
+                f"the policy has {what} of size {found}, but those of {policy.task.gymnasium} have {expected}"
+            )
+    if architecture.max_episode_length < limit:
+        raise PolicyError(f"the policy knows {architecture.max_episode_length} time steps; an episode may have {limit}")
+
+
+def roll_out(
+    policy: Policy,
+    snapshots: list[dict[str, Tensor]],
+    environments: list[gymnasium.Env],
+    target_return: float,
+    seeds: np.ndarray,
+) -> list[list[Episode]]:
+    """One episode per snapshot and reset seed (`seeds: [snapshots, episodes]`), a batch that finished ones leave.
+
+    Every episode starts its return-to-go at the target return, subtracts what it receives, and shows the model the last
+    K steps (Chen et al. 2021, algorithm 1).
+    """
+    acting = ActingTransformer(policy.model, snapshots, seeds.shape[1], policy.task.context)
+    normalisation, low, high = policy.normalisation, environments[0].action_space.low, environments[0].action_space.high
+    totals, lengths = np.zeros(seeds.size), np.zeros(seeds.size, dtype=int)
+    return_to_go = np.full(seeds.size, float(target_return))
+    states = np.stack([environments[lane].reset(seed=int(seed))[0] for lane, seed in enumerate(seeds.flat)])
+    lanes, step = np.arange(seeds.size).reshape(seeds.shape), 0
+    active, actions = np.ones(seeds.shape, dtype=bool), np.zeros((*seeds.shape, *low.shape), dtype=np.float32)
+    while active.any():
+        seen = (
+            normalisation.states(states[lanes]),
+            np.float32(return_to_go[lanes, None] / normalisation.reward_scale),
+            normalisation.actions(actions),
+        )
+        predicted = acting.act(step, *map(torch.from_numpy, seen)).cpu().numpy()
+        actions = np.clip(normalisation.raw_actions(predicted), low, high)
+        step += 1
+        for place in zip(*np.nonzero(active), strict=True):
+            lane = lanes[place]
+            states[lane], reward, terminated, truncated, _ = environments[lane].step(actions[place])
+            totals[lane] += reward
+            return_to_go[lane] = next_return_to_go(return_to_go[lane], float(reward), target_return, policy.task.gamma)
+            active[place] = not (terminated or truncated)
+            lengths[lane] = step
+        most = active.sum(1).max()
+        if most < lanes.shape[1]:
+            stay = np.argsort(~active, axis=1, kind="stable")[:, :most]  # those that finished follow the active ones
+            acting.keep(torch.from_numpy(stay))
+            lanes, active = (np.take_along_axis(each, stay, 1) for each in (lanes, active))
+            actions = np.take_along_axis(actions, stay[:, :, None], 1)
+    finished = [Episode(lane % seeds.shape[1], float(totals[lane]), int(lengths[lane])) for lane in range(seeds.size)]
+    return [finished[first : first + seeds.shape[1]] for first in range(0, seeds.size, seeds.shape[1])]
+
+
+def next_return_to_go(return_to_go: float, reward: float, target_return: float, gamma: float) -> float:
+    """What is left to ask for after a reward: `(G − R) / γ`.
+
+    With γ < 1 it stays within ± the target return: it would grow without bound once the policy earns less than asked.
+    """
+    left = (return_to_go - reward) / gamma
+    return left if gamma == 1 else float(np.clip(left, -abs(target_return), abs(target_return)))

@@ -1,0 +1,195 @@
+"""A policy: a Decision Transformer with all that is needed to act, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dt.broken import reading, refuse_pickle
+from dt.data import Normalisation
+from dt.files import write_whole
+from dt.model import ACTIVATIONS, Architecture, DecisionTransformer
+from dt.runs import ExpectedError, context_range
+from dt.streams import integer
+
+METADATA_KEY = "policy"
+POLICY_FILE = "policy.safetensors"
+KIND = "a policy of this project"
+SIZES = ("state_size", "action_size", "layers", "width", "heads", "max_episode_length")
+LARGEST = 1e30  # of a number in a policy's description; a float32 holds it
+
+
+class PolicyError(ExpectedError):
+    """A file is not a policy, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where and how a policy acts.
+
+    Environment name, Gymnasium id and the `arguments` of `gymnasium.make`, discount γ, context length K, and the return
+    that the best decile of the trajectories it learned from reaches (None if that is not known).
+    """
+
+    environment: str
+    gymnasium: str
+    arguments: dict[str, Any]
+    gamma: float
+    context: int
+    data_return: float | None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model, the scale of its inputs and outputs, and its task."""
+
+    model: DecisionTransformer
+    normalisation: Normalisation
+    task: Task
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def trainable_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+
+def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weights: np.random.SeedSequence) -> Policy:
+    """An untrained policy for the environment `name`.
+
+    `config` holds the blocks `environments`, `data` and `model`; `stats` is the environment's stats file; `weights` is
+    the stream of the initial weights.
+    """
+    environment, model, data = config["environments"][name], config["model"], config["data"]
+    architecture = Architecture(
+        state_size=len(stats["states"]["mean"]),
+        action_size=len(stats["actions"]["mean"]),
+        action_tanh=not data["normalise_actions"],
+        **{key: value for key, value in model.items() if key != "context"},
+    )
+    generator = torch.Generator().manual_seed(integer(weights))
+    return Policy(
+        DecisionTransformer(architecture, generator),
+        Normalisation.from_stats(stats, data, environment.get("reward_scale", stats["derived"]["reward_scale"])),
+        Task(
+            name,
+            environment["gymnasium"],
+            environment.get("arguments", {}),
+            data["gamma"],
+            context_range(model["context"])[1],
+            stats["derived"]["target_return"],
+        ),
+    )
+
+
+def save_policy(policy: Policy, path: Path) -> None:
+    description = {
+        "architecture": asdict(policy.model.architecture),
+        "normalisation": asdict(policy.normalisation),
+        "task": asdict(policy.task),
+    }
+    metadata = {METADATA_KEY: json.dumps(description)}  # one entry: safetensors writes several in random order
+    weights = {name: tensor.contiguous() for name, tensor in policy.model.state_dict().items()}
+    write_whole(path, lambda unfinished: save_file(weights, unfinished, metadata=metadata))
+
+
+def load_policy(path: str | Path, environment: str | None = None) -> Policy:
+    """Read a policy file, or that in a folder.
+
+    Raises PolicyError unless it is a whole policy, of `environment` if given; a pickle is refused unread.
+    """
+    path = policy_file(path)
+    refuse_pickle(path, KIND, PolicyError)
+    with reading(path, KIND, PolicyError), safe_open(path, framework="pt") as file:
+        policy = described(json.loads((file.metadata() or {})[METADATA_KEY]), path, tensors=len(file.keys()))
+        if environment not in (None, policy.task.environment):
+            raise PolicyError(f"{path} is a policy of {policy.task.environment!r:.40}; expected one of {environment}")
+        weights = read_weights(path, file, policy.model)
+        policy.model.to_empty(device="cpu").load_state_dict(weights)
+        return policy
+
+
+def described(description: dict[str, Any], path: Path, tensors: int) -> Policy:
+    """The policy that a file at `path` with so many tensors describes, on the meta device: without its weights.
+
+    Raises PolicyError if the description is impossible, and what its parts raise if it is none.
+    """
+    architecture = Architecture(**description["architecture"])
+    normalisation = Normalisation.from_lists(description["normalisation"])
+    task = Task(**description["task"])
+    problem = _first_problem(architecture, normalisation, task, tensors)
+    if problem:
+        raise PolicyError(f"{path} is not {KIND}: {problem}")
+    with torch.device("meta"):  # no memory before the shapes in the file agree
+        return Policy(DecisionTransformer(architecture), normalisation, task)
+
+
+def policy_file(path: str | Path) -> Path:
+    """The policy's file, if a folder is named."""
+    path = Path(path)
+    return path / POLICY_FILE if path.is_dir() else path
+
+
+def read_weights(path: Path, file: Any, model: DecisionTransformer, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors called `prefix…` of an open safetensors file; raises PolicyError unless they are those of `model`."""
+    expected = model.state_dict()
+    found = {name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)}
+    for names, problem in ((expected.keys() - found, "lacks"), (found - expected.keys(), "has an unknown")):
+        if names:
+            raise PolicyError(f"{path} {problem} {prefix}{min(names)!r:.80} (of {len(names)})")
+    for name, weight in expected.items():
+        part = file.get_slice(f"{prefix}{name}")
+        if part.get_dtype() != "F32" or tuple(part.get_shape()) != tuple(weight.shape):
+            kind = f"{part.get_dtype()} {part.get_shape()}"
+            raise PolicyError(f"{path}: {prefix}{name} is {kind}; expected F32 {list(weight.shape)}")
+    weights = {name: file.get_tensor(f"{prefix}{name}") for name in expected}
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise PolicyError(f"{path}: {prefix}{name} holds values that are not finite")
+    return weights
+
+
+def _first_problem(architecture: Architecture, normalisation: Normalisation, task: Task, tensors: int) -> str | None:
+    """What makes a policy's description impossible."""
+    sizes = {name: value for name, value in vars(architecture).items() if name in SIZES} | {"context": task.context}
+    for name, value in sizes.items():
+        if type(value) is not int or not 1 <= value < 2**31:
+            return f"{name} is {value!r:.40}; expected an integer ≥ 1"
+    if task.context > architecture.max_episode_length:
+        return f"context is {task.context}, beyond its {architecture.max_episode_length} time steps"
+    if architecture.layers > tensors or architecture.width % architecture.heads:
+        return f"it has no {architecture.layers} layers of width {architecture.width} and {architecture.heads} heads"
+    if architecture.activation not in ACTIVATIONS or type(architecture.action_tanh) is not bool:
+        return f"its activation is {architecture.activation!r:.40}, action_tanh {architecture.action_tanh!r:.40}"
+    numbers = {"dropout": architecture.dropout, "gamma": task.gamma, "reward_scale": normalisation.reward_scale}
+    for name, value in numbers.items():
+        if not (_finite(value) and value >= 0 and (value > 0 or name == "dropout")):
+            return f"{name} is {value!r:.40}"
+    if architecture.dropout >= 1 or task.gamma > 1:
+        return f"dropout is {architecture.dropout}, gamma {task.gamma}"
+    for what, size in (("state", architecture.state_size), ("action", architecture.action_size)):
+        mean, std = getattr(normalisation, f"{what}_mean"), getattr(normalisation, f"{what}_std")
+        for values in (mean, std):
+            if not (isinstance(values, tuple) and len(values) == size and all(map(_finite, values))):
+                return f"its normalisation is not that of {size} {what} components"
+        if min(std) <= 0:
+            return f"{what}_std holds {min(std)}; expected values > 0"
+    if not (isinstance(task.environment, str) and isinstance(task.gymnasium, str) and isinstance(task.arguments, dict)):
+        return f"its environment is {task.environment!r:.40}, {task.gymnasium!r:.40}, {task.arguments!r:.40}"
+    if task.data_return is not None and not _finite(task.data_return):
+        return f"data_return is {task.data_return!r:.40}"
+    return None
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST

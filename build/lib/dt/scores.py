@@ -1,0 +1,42 @@
+"""The table of evaluation episodes, and D4RL-normalised scores. Imports nothing heavy: every evaluation job uses it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dt.broken import reading
+from dt.files import write_whole
+from dt.runs import Run
+
+RUN_COLUMNS = list(Run._fields)
+RETURNS_COLUMNS = [*RUN_COLUMNS, "epoch", "step", "episode", "return", "length", "score"]
+
+
+def score(returns: Any, reference: dict[str, float]) -> Any:
+    """D4RL-normalised return (Fu et al. 2020, section 4): 0 is a random policy, 100 the expert."""
+    return 100 * (returns - reference["random"]) / (reference["expert"] - reference["random"])
+
+
+def read_steps(training: Path) -> dict[int, int]:
+    """Epoch → optimiser step of every evaluation point, from a run's training.csv; raises BrokenFileError."""
+    with reading(training, "a table of evaluation points"), training.open(newline="", encoding="utf-8") as file:
+        points = [(int(row["epoch"]), int(row["step"])) for row in csv.DictReader(file)]
+        steps = dict(points)
+        if not points or len(steps) < len(points):
+            raise ValueError(f"{len(points)} rows for {len(steps)} epochs")
+    return steps
+
+
+def write_returns(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write returns.csv; `rows` have the keys `RETURNS_COLUMNS`."""
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, RETURNS_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({**row, "return": f"{row['return']:.6f}", "score": f"{row['score']:.6f}"} for row in rows)
+
+    write_whole(path, write)

@@ -1,0 +1,99 @@
+"""From a Minari dataset to flat arrays and the statistics that normalise them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dt.data import DataError, Trajectories, returns_to_go
+from dt.environments import make_environment
+from dt.episodes import Expected, read_episodes
+from dt.existing import data_file
+from dt.streams import integer, reset_seeds, stream
+
+SMALLEST_STD = 1e-6
+BEST_DECILE = 0.9
+RANDOM_EPISODES = 30
+
+
+def read_minari(
+    folder: Path, trajectories: int, gamma: float, env_id: str, arguments: dict[str, Any] | None = None
+) -> tuple[Trajectories, dict[str, Any]]:
+    """The first `trajectories` episodes of the Minari dataset in `folder`, and its statistics.
+
+    Raises DataError if there are fewer episodes than asked for, or one of them is none of the environment `env_id`.
+    """
+    expected = Expected.of(env_id, arguments or {})
+    episodes = read_episodes(folder, trajectories, expected)
+    starts = np.concatenate([[0], np.cumsum([len(episode.rewards) for episode in episodes])]).astype(np.int64)
+    states = np.concatenate([episode.observations[:-1] for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    rewards = np.concatenate([episode.rewards for episode in episodes]).astype(np.float64)
+    rtg = returns_to_go(rewards, starts, gamma)
+    flat = Trajectories(states.astype(np.float32), actions.astype(np.float32), rtg.astype(np.float32), starts)
+    totals = np.add.reduceat(rewards, starts[:-1])
+    stats = {
+        "trajectories": trajectories,
+        "transitions": int(starts[-1]),
+        "states": _moments(states),
+        "actions": {**_moments(actions), "low": _bound(expected.low), "high": _bound(expected.high)},
+        "returns": _spread(totals),
+        "lengths": _spread(flat.lengths),
+        "derived": {"target_return": float(np.quantile(totals, BEST_DECILE)), "reward_scale": _magnitude(totals)},
+        "sha256": hashlib.sha256(data_file(folder).read_bytes()).hexdigest(),
+    }
+    return flat, stats
+
+
+def reference_returns(name: str, env_id: str, arguments: dict[str, Any], stats: dict[str, Any]) -> dict[str, float]:
+    """Scores 0 and 100 of an environment without published ones: mean returns of random actions and of the data.
+
+    `name` is the environment's in the configuration; its random episodes depend on nothing else. Raises DataError
+    unless the data are better.
+    """
+    environment = make_environment(env_id, arguments)
+    environment.action_space.seed(integer(stream("random actions", name)))
+    totals = []
+    for seed in reset_seeds(stream("random reset", name), RANDOM_EPISODES):
+        environment.reset(seed=seed)
+        total, ended = 0.0, False
+        while not ended:
+            _, reward, terminated, truncated, _ = environment.step(environment.action_space.sample())
+            total, ended = total + float(reward), terminated or truncated
+        totals.append(total)
+    environment.close()
+    random, expert = float(np.mean(totals)), stats["returns"]["mean"]
+    if random >= expert:
+        raise DataError(
+            f"the data of {name} have a mean return of {expert:.1f}, random actions {random:.1f}: no reference returns"
+            f" can be derived; set environments.{name}.reference"
+        )
+    return {"random": random, "expert": expert}
+
+
+def _magnitude(returns: np.ndarray) -> float:
+    """The power of ten that brings returns to a size of 1 to 10: 1000 for 3600, 100 for −250; 1 for none."""
+    size = float(np.mean(np.abs(returns)))
+    return float(10.0 ** np.floor(np.log10(size))) if size > 0 else 1.0
+
+
+def _bound(values: np.ndarray) -> list[float | None]:
+    """JSON has no infinity."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _moments(values: np.ndarray) -> dict[str, list[float]]:
+    values = values.astype(np.float64)
+    return {"mean": values.mean(0).tolist(), "std": np.maximum(values.std(0), SMALLEST_STD).tolist()}
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values)),
+        "min": float(np.min(values)),
+        "max": float(np.max(values)),
+    }

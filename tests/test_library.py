@@ -1,0 +1,162 @@
+"""What a notebook uses: `from dt import …`, an agent stepped by hand, `dt evaluate`; and the wheel, elsewhere."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_evaluation import Data, hopper_policy
+
+import dt
+from dt import Agent, evaluate
+from dt.commands import main
+from dt.environments import make_environment
+from dt.policy import Policy, PolicyError, save_policy
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def policy(config: dict[str, Any], hopper: Data) -> Policy:
+    """Falls within a hundred steps."""
+    return hopper_policy(config, hopper, spread=8.0)
+
+
+def by_hand(policy: Policy, seed: int, target_return: float | None = None) -> tuple[float, int]:
+    environment = make_environment("Hopper-v5")
+    agent = Agent(policy, environment, target_return)
+    state, _ = environment.reset(seed=seed)
+    action, total, steps, ended = agent.reset(state), 0.0, 0, False
+    while not ended:
+        state, reward, terminated, truncated, _ = environment.step(action)
+        total, steps, ended = total + float(reward), steps + 1, terminated or truncated
+        if not ended:
+            action = agent.act(state, float(reward))
+    return total, steps
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.99])
+@pytest.mark.parametrize("normalise_actions", [False, True])
+def test_an_agent_stepped_by_hand_earns_what_an_evaluation_says(
+    gamma: float, normalise_actions: bool, config: dict[str, Any], hopper: Data
+) -> None:
+    config["data"] |= {"gamma": gamma, "normalise_actions": normalise_actions}
+    policy = hopper_policy(config, hopper, spread=8.0)
+    environment = make_environment("Hopper-v5")
+    seeds: list[int] = []
+    reset = environment.reset
+    environment.reset = lambda *, seed: (seeds.append(seed), reset(seed=seed))[1]
+    (episode,) = evaluate(policy, 1, target_return=2000.0, first=environment)
+    total, steps = by_hand(policy, seeds[0], 2000.0)
+    assert episode.length == steps
+    assert episode.total == pytest.approx(total, rel=1e-4)
+
+
+def test_an_agent_asks_for_what_its_data_earned_and_begins_anew(policy: Policy) -> None:
+    assert by_hand(policy, 3) == by_hand(policy, 3, policy.task.data_return)
+    environment = make_environment("Hopper-v5")
+    agent = Agent(policy, environment)
+    with pytest.raises(PolicyError, match=r"call reset\(state\) first"):
+        agent.act(np.zeros(11), 0.0)
+    first = agent.reset(np.zeros(11))
+    agent.act(np.ones(11), 5.0)
+    assert agent.return_to_go == agent.target_return - 5
+    np.testing.assert_array_equal(agent.reset(np.zeros(11)), first)
+    with pytest.raises(PolicyError, match="states of size 11, but those of Hopper-v5 have 17"):
+        Agent(policy, make_environment("Walker2d-v5"))
+
+
+def test_equal_seeds_give_equal_episodes_and_more_begin_with_the_fewer(policy: Policy) -> None:
+    few, again, many, others = (evaluate(policy, count, seed=seed) for count, seed in ((3, 0), (3, 0), (10, 0), (3, 1)))
+    assert few == again
+    assert [episode.episode for episode in many] == list(range(10))
+    assert [episode.length for episode in many[:3]] == [episode.length for episode in few]
+    assert few != others
+    with pytest.raises(PolicyError, match="0 episodes cannot be evaluated"):
+        evaluate(policy, 0)
+
+
+def test_dt_evaluate_prints_what_evaluate_returns(
+    policy: Policy, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    save_policy(policy, tmp_path / "policy.safetensors")
+    main(["evaluate", str(tmp_path), "--episodes", "4", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    expected = evaluate(policy, 4)
+    assert printed["target_return"] == policy.task.data_return
+    assert [row["return"] for row in printed["episodes"]] == [episode.total for episode in expected]
+    main(["evaluate", str(tmp_path), "--episodes", "4", "--reference", "0", "100"])
+    lines = capsys.readouterr().out.splitlines()
+    mean = np.mean([episode.total for episode in expected])
+    assert lines[0] == "Hopper-v5, asked for 3000, 4 episodes"
+    assert lines[1].startswith(f"return {mean:.1f} ± ")
+    assert lines[3] == f"score {mean:.1f}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nowhere.safetensors"], "nowhere.safetensors"),
+        (["{folder}/pickle.safetensors"], "pickle or a zip archive"),
+        (["{folder}", "--episodes", "0"], "0 episodes cannot be evaluated"),
+        (["{folder}", "--video", "film.avi"], "film.avi cannot be filmed; its name may end in .mp4 or .gif"),
+        (["{folder}/unknown.safetensors"], "say which target return to ask for"),
+    ],
+)
+def test_dt_evaluate_answers_what_is_wrong_in_a_sentence(
+    arguments: list[str], reason: str, policy: Policy, tmp_path: Path
+) -> None:
+    save_policy(policy, tmp_path / "policy.safetensors")
+    (tmp_path / "pickle.safetensors").write_bytes(b"PK\x03\x04")
+    object.__setattr__(policy.task, "data_return", None)
+    save_policy(policy, tmp_path / "unknown.safetensors")
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", *(argument.format(folder=tmp_path) for argument in arguments)])
+    assert reason in str(end.value)
+    assert "\n" not in str(end.value)
+
+
+def test_the_package_imports_nothing_heavy_before_it_is_used() -> None:
+    program = "import sys, dt; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'gymnasium')))"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = dt.nothing  # type: ignore[attr-defined]
+    assert all(getattr(dt, name) for name in dt.__all__)
+
+
+def test_the_example_runs(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_policy(policy, tmp_path / "policy.safetensors")
+    monkeypatch.setattr(sys, "argv", ["example.py", str(tmp_path / "policy.safetensors")])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "docs/example.py"), run_name="__main__")
+    assert (tmp_path / "episode.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_wheel_works_outside_the_checkout(policy: Policy, tmp_path: Path) -> None:
+    save_policy(policy, tmp_path / "policy.safetensors")
+    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    subprocess.run(pip, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        entry_points = archive.read(next(name for name in archive.namelist() if name.endswith("entry_points.txt")))
+    assert b"dt = dt.commands:main" in entry_points
+    assert (tmp_path / "site/dt/py.typed").exists()
+    assert (tmp_path / "site/dt/__init__.pyi").exists()
+    program = (
+        "import dt; from dt import load_policy, evaluate; print(dt.__file__);"
+        "print(len(evaluate(load_policy('policy.safetensors'), 2)))"
+    )
+    elsewhere = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=tmp_path, env=elsewhere, check=True, text=True, capture_output=True)
+    assert result.stdout.split() == [str(tmp_path / "site/dt/__init__.py"), "2"]
+    command = [sys.executable, "-m", "dt", "evaluate", "policy.safetensors", "--episodes", "2"]
+    result = subprocess.run(command, cwd=tmp_path, env=elsewhere, check=True, text=True, capture_output=True)
+    assert result.stdout.startswith("Hopper-v5, asked for 3000, 2 episodes\nreturn ")
