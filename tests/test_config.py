@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snakemake.utils import update_config
 
-from dt.config import ConfigError, check
+from dt.config import ConfigError, check, complete
 from dt.runs import Run, runs
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +66,15 @@ BAD = [  # key, its value, what the message must say: where, what was found, wha
     ("model.heads", 3, ["model.heads: found 3", "divisor of model.width (128)"]),
     ("data.trajectories", 63, ["data.trajectories: found 63", "at least training.batch_size (64)"]),
     ("environments.hopper.reference.random", 1e6, ["environments.hopper.reference: found", "random < expert"]),
+    ("data.source", "hub", ["data.source: found 'hub'", "experts", "minari", "path"]),
+    ("data.path", "mine", ["data.path: found", "allowed with source: path"]),
+    ("data.path", "a\nb", ["data.path: found 'a\\nb'", "a path of printable characters"]),
+    ("environments.hopper.data", {"paht": "x"}, ["environments.hopper.data.paht: unknown", "path, sha256, source"]),
+    ("environments.hopper.data", {"source": "path"}, ["environments.hopper.data.path: missing", "or in data.path"]),
+    ("environments.hopper.data", {"path": "x"}, ["environments.hopper.data.path: found with source: experts"]),
+    ("environments.hopper.data", {"source": "minari", "path": "x"}, ["hopper.data.path: found with source: minari"]),
+    ("environments.hopper.data", {"sha256": "0" * 64}, ["hopper.data.sha256: found with source: experts", "minari"]),
+    ("environments.hopper.data", {"source": "minari", "sha256": "0"}, ["hopper.data.sha256: found '0'", "{64}"]),
     ("environments.hopper.reward_scale", 0, ["environments.hopper.reward_scale: found 0", "> 0"]),
     *[
         ("results", path, [f"results: found {path!r}", "A-Za-z0-9_"])
@@ -109,6 +118,24 @@ def test_a_configuration_that_is_no_mapping_or_empty_is_answered(config: Any) ->
 def test_minari_data_without_a_minari_id_names_the_environment() -> None:
     config = changed({"data.source": "minari", "environments.hopper.minari": MISSING})
     assert problems(config) == "environments.hopper.minari: missing; data.source: minari needs it"
+
+
+@pytest.mark.parametrize(
+    ("study", "own", "chosen"),
+    [
+        ({"source": "experts"}, {}, {"source": "experts"}),
+        ({"source": "path", "path": "all"}, {}, {"source": "path", "path": "all"}),
+        ({"source": "path", "path": "all"}, {"path": "own"}, {"source": "path", "path": "own"}),
+        ({"source": "path", "path": "all"}, {"source": "minari"}, {"source": "minari"}),
+        ({"source": "experts"}, {"source": "path", "path": "own"}, {"source": "path", "path": "own"}),
+        ({"source": "minari"}, {"sha256": "0" * 64}, {"source": "minari", "sha256": "0" * 64}),
+    ],
+)
+def test_an_environments_own_data_go_before_the_studys(study: Any, own: Any, chosen: Any) -> None:
+    config = changed({"environments.hopper.data": own, **{f"data.{key}": value for key, value in study.items()}})
+    check(config, SCHEMA)
+    complete(config)
+    assert config["environments"]["hopper"]["data"] == chosen
 
 
 @pytest.mark.parametrize(
