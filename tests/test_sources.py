@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from damage import contents
 from hub import serve
-from test_hub import ID, make_dataset
+from test_hub import ID, Download, make_dataset
 from test_workflow import copy_of_the_workflow, planned, snakemake, write
 
 STUDY = {
@@ -66,12 +67,21 @@ def run(folder: Path, *arguments: str, code: int = 0, environment: dict[str, str
     return snakemake(folder, *arguments, "--configfile", config, code=code, environment=environment)
 
 
-def test_a_study_of_the_hubs_data_and_of_a_minari_root_runs_to_its_figures(dataset: Path, tmp_path: Path) -> None:
-    """Hopper from the hub, as the study says; the target from a root, as its own block says."""
+@pytest.fixture
+def repositories(dataset: Path, tmp_path: Path) -> Path:
+    """Of a hub that has the dataset."""
     shutil.copytree(dataset, tmp_path / "hub" / ID)
     listed = {"datasets": [ID], "namespaces": ["mujoco/hopper"]}
     (tmp_path / "hub/mujoco/namespace_metadata.json").write_text(json.dumps(listed))
     (tmp_path / "hub/mujoco/hopper/namespace_metadata.json").write_text("{}")
+    return tmp_path / "hub"
+
+
+def test_a_study_of_the_hubs_data_and_of_a_minari_root_runs_to_its_figures(
+    dataset: Path, repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hopper from the hub, as the study says; the target from a root, as its own block says."""
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its warnings
     (tmp_path / "project").mkdir()
     project = copy_of_the_workflow(tmp_path / "project")
     cheetah = project / "my data/mujoco/halfcheetah/expert-v0"
@@ -81,7 +91,7 @@ def test_a_study_of_the_hubs_data_and_of_a_minari_root_runs_to_its_figures(datas
     data = {"source": "minari", "trajectories": 8}
     config = write(project, STUDY | {"targets": ["halfcheetah"], "environments": own, "data": data})
     homes = {"HF_HOME": f"{tmp_path}/huggingface", "MINARI_DATASETS_PATH": f"{tmp_path}/cache", "NO_PROXY": "127.0.0.1"}
-    with serve(tmp_path / "hub") as hub:
+    with serve(repositories) as hub:
         snakemake(project, "--cores", "2", "--configfile", config, environment=homes | {"HF_ENDPOINT": hub.url})
         assert hub.counts["GET file"] > 0
     assert (project / DATA).read_bytes() == (dataset / "data/main_data.hdf5").read_bytes()
@@ -173,3 +183,39 @@ def test_another_checksum_than_the_known_one_is_a_sentence(project: Path) -> Non
     config = write(project, STUDY | {"environments": own})
     answer = snakemake(project, "--cores", "1", STATS, "--configfile", config, code=1)
     assert f"but the configuration says {'0' * 64}" in answer
+
+
+def test_a_download_that_a_killed_snakemake_left_behind_stops_for_the_next_one(
+    repositories: Path, tmp_path: Path
+) -> None:
+    """Two would append to one file."""
+    with serve(repositories) as hub:
+        hub.faults = [("main_data.hdf5", ("cut", 5000)), ("main_data.hdf5", (503, "always"))]
+        download = Download(tmp_path / "data", hub.url)
+        left_behind, deadline = download.start(), time.monotonic() + 60
+        while len(hub.ranges("main_data.hdf5")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        next_one = download.start()
+        assert "stopped by SIGTERM" in left_behind.communicate(timeout=60)[0]
+        hub.faults = []
+        assert "waiting for process" in next_one.communicate(timeout=60)[0]
+        assert (left_behind.returncode, next_one.returncode) == (1, 0)
+    download.assert_whole(repositories)
+
+
+def test_a_download_of_another_id_does_not_go_on_from_the_former_ones(repositories: Path, tmp_path: Path) -> None:
+    other = ID.replace("expert", "medium")
+    shutil.copytree(repositories / ID, repositories / other)
+    make_dataset(repositories / other, episodes=9, steps=20)
+    metadata = repositories / other / "data/metadata.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"dataset_id": other}))
+    listed = {"datasets": [ID, other], "namespaces": ["mujoco/hopper"]}
+    (repositories / "mujoco/namespace_metadata.json").write_text(json.dumps(listed))
+    with serve(repositories) as hub:
+        hub.faults = [("main_data.hdf5", (403,))]
+        download = Download(tmp_path / "data", hub.url)
+        download.run(code=1)
+        download.run(minari_id=other)
+    found = (tmp_path / "data/hopper/data/main_data.hdf5").read_bytes()
+    assert found == (repositories / other / "data/main_data.hdf5").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["hopper", "huggingface", "provenance.json"]

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser
 from dt.datasets import DatasetError, collect, link
 from dt.episodes import Expected
@@ -32,9 +33,19 @@ def datasets() -> None:
         if given.dataset:
             link(given.dataset, expected, given.folder, sha256)
         elif not use_cached(minari_id, expected, given.folder, sha256):
-            download(minari_id, expected, given.folder, given.unfinished, sha256)
+            download_alone(minari_id, expected, given.folder, given.unfinished, sha256)
     made = sorted(path for path in given.folder.rglob("*") if path.is_file())
     record(given.provenance, description, made)
+
+
+def download_alone(minari_id: str, expected: Expected, folder: Path, unfinished: Path, sha256: str | None) -> None:
+    """After a job that a killed Snakemake left behind has stopped: two would write into one file."""
+    checkpoint = Checkpoint(unfinished, digest(minari_id))
+    try:
+        download(minari_id, expected, folder, checkpoint.folder, sha256)
+    finally:
+        if not checkpoint.folder.exists():  # nothing to go on from
+            checkpoint.remove()
 
 
 def use_cached(minari_id: str, expected: Expected, folder: Path, sha256: str | None) -> bool:
