@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from damage import contents
-from hub import serve
+from hub import COMMIT, serve
 from test_hub import ID, Download, make_dataset
 from test_workflow import copy_of_the_workflow, planned, snakemake, write
 
@@ -96,6 +96,7 @@ def test_a_study_of_the_hubs_data_and_of_a_minari_root_runs_to_its_figures(
         assert hub.counts["GET file"] > 0
     assert (project / DATA).read_bytes() == (dataset / "data/main_data.hdf5").read_bytes()
     assert not (project / DATA).is_symlink()
+    assert json.loads((project / "results/datasets/hopper.provenance.json").read_text())["revision"] == COMMIT
     assert (project / DATA.replace("hopper", "halfcheetah")).readlink() == cheetah / "data/main_data.hdf5"
     assert (project / "results/figures/fig1.pdf").is_file()
     assert not (project / "results/checkpoints").exists() or not list((project / "results/checkpoints").rglob("*.*"))

@@ -35,8 +35,10 @@ ELSEWHERE = (
 )
 
 
-def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path, sha256: str | None = None) -> None:
+def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path, sha256: str | None = None) -> str:
     """Fetch a dataset from the Minari hub into `folder`; what is there of it in `unfinished` is not fetched again.
+
+    The hub's revision of it.
 
     The hub is that of MINARI_REMOTE and HF_ENDPOINT. `sha256` is that of its main_data.hdf5, if known; the hub's own is
     checked as well. Raises DatasetError if the hub cannot be reached, has no such dataset, or it is not whole.
@@ -49,10 +51,10 @@ def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path,
             time.sleep(pause)
         try:
             _fetch(minari_id, unfinished)
-            _check_content(minari_id, unfinished, expected, sha256)
+            revision = _check_content(minari_id, unfinished, expected, sha256)
             put(unfinished / minari_id, folder)
             shutil.rmtree(unfinished)
-            return
+            return revision
         except _PassingError as error:
             problem = str(error)
         except _ContentError as error:
@@ -109,8 +111,8 @@ def _fetch(minari_id: str, unfinished: Path) -> None:
         raise _PassingError(reason(error)) from error
 
 
-def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256: str | None) -> None:
-    """Raise unless the data file is as the hub and the configuration say, and every episode in it is sound."""
+def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256: str | None) -> str:
+    """The hub's revision; raises unless the data are as the hub and the configuration say, and every episode sound."""
     from huggingface_hub import _local_folder
 
     repository, _, inside = minari_id.partition("/")
@@ -119,7 +121,8 @@ def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256:
         raise DatasetError(f"the Minari hub has no {path.name} of {minari_id}; {_near(minari_id)}")
     found = checksum(path)
     told = _local_folder.read_download_metadata(unfinished / repository, f"{inside}/data/{path.name}".lstrip("/"))
-    log.info("%s: revision %s, sha256 %s", minari_id, told.commit_hash if told else "unknown", found)
+    revision = told.commit_hash if told else "unknown"
+    log.info("%s: revision %s, sha256 %s", minari_id, revision, found)
     if sha256 is not None and found != sha256:
         raise DatasetError(
             f"{minari_id}: the hub's {path.name} has sha256 {found}, but the configuration says {sha256}: the dataset"
@@ -131,6 +134,7 @@ def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256:
         check_dataset(unfinished / minari_id, expected)
     except DataError as error:
         raise _ContentError(str(error).split("; delete ")[0]) from error
+    return revision
 
 
 def _near(minari_id: str) -> str:
