@@ -51,7 +51,8 @@ def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path,
             time.sleep(pause)
         try:
             _fetch(minari_id, unfinished)
-            revision = _check_content(minari_id, unfinished, expected, sha256)
+            _check_content(minari_id, unfinished, expected, sha256)
+            revision = _revision(minari_id, unfinished)
             put(unfinished / minari_id, folder)
             shutil.rmtree(unfinished)
             return revision
@@ -111,8 +112,8 @@ def _fetch(minari_id: str, unfinished: Path) -> None:
         raise _PassingError(reason(error)) from error
 
 
-def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256: str | None) -> str:
-    """The hub's revision; raises unless the data are as the hub and the configuration say, and every episode sound."""
+def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256: str | None) -> None:
+    """Raise unless the data file is as the hub and the configuration say, and every episode in it is sound."""
     from huggingface_hub import _local_folder
 
     repository, _, inside = minari_id.partition("/")
@@ -121,8 +122,7 @@ def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256:
         raise DatasetError(f"the Minari hub has no {path.name} of {minari_id}; {_near(minari_id)}")
     found = checksum(path)
     told = _local_folder.read_download_metadata(unfinished / repository, f"{inside}/data/{path.name}".lstrip("/"))
-    revision = told.commit_hash if told else "unknown"
-    log.info("%s: revision %s, sha256 %s", minari_id, revision, found)
+    log.info("%s: revision %s, sha256 %s", minari_id, told.commit_hash if told else "unknown", found)
     if sha256 is not None and found != sha256:
         raise DatasetError(
             f"{minari_id}: the hub's {path.name} has sha256 {found}, but the configuration says {sha256}: the dataset"
@@ -134,7 +134,6 @@ def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256:
         check_dataset(unfinished / minari_id, expected)
     except DataError as error:
         raise _ContentError(str(error).split("; delete ")[0]) from error
-    return revision
 
 
 def _near(minari_id: str) -> str:
@@ -158,3 +157,12 @@ def _minari_root(folder: Path) -> Iterator[None]:
         os.environ.pop("MINARI_DATASETS_PATH")
         if before is not None:
             os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def _revision(minari_id: str, unfinished: Path) -> str:
+    """Of the hub, as its client noted it beside the files."""
+    from huggingface_hub import _local_folder
+
+    repository, _, inside = minari_id.partition("/")
+    told = _local_folder.read_download_metadata(unfinished / repository, data_file(Path(inside)).as_posix())
+    return told.commit_hash if told else "unknown"

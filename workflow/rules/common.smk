@@ -65,7 +65,7 @@ def refuse_unwritable(folder):
 
 def used_environments():
     """Those that the study has data of."""
-    return dict.fromkeys([*config["sources"], *config["targets"]])
+    return [name for name in config["environments"] if name in config["sources"] or name in config["targets"]]
 
 
 def drop_wrong_links(folder, dataset):
