@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snakemake.utils import update_config
 
-from dt.config import ConfigError, check
+from dt.config import ConfigError, check, complete
 from dt.runs import Run, runs
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 MISSING = object()
+OPTIONAL = {"data.path", "environments.*.data"}  # keys that config.yaml need not have
 
 BAD = [  # key, its value, what the message must say: where, what was found, what is allowed
     ("sedes", [0], ["sedes: unknown key", "allowed are data, device", "seeds"]),
@@ -66,6 +67,15 @@ BAD = [  # key, its value, what the message must say: where, what was found, wha
     ("model.heads", 3, ["model.heads: found 3", "divisor of model.width (128)"]),
     ("data.trajectories", 63, ["data.trajectories: found 63", "at least training.batch_size (64)"]),
     ("environments.hopper.reference.random", 1e6, ["environments.hopper.reference: found", "random < expert"]),
+    ("data.source", "hub", ["data.source: found 'hub'", "experts", "minari", "path"]),
+    ("data.path", "mine", ["data.path: found", "allowed with source: path"]),
+    ("data.path", "a\nb", ["data.path: found 'a\\nb'", "a path of printable characters"]),
+    ("environments.hopper.data", {"paht": "x"}, ["environments.hopper.data.paht: unknown", "path, sha256, source"]),
+    ("environments.hopper.data", {"source": "path"}, ["environments.hopper.data.path: missing", "or in data.path"]),
+    ("environments.hopper.data", {"path": "x"}, ["environments.hopper.data.path: found with source: experts"]),
+    ("environments.hopper.data", {"source": "minari", "path": "x"}, ["hopper.data.path: found with source: minari"]),
+    ("environments.hopper.data", {"sha256": "0" * 64}, ["hopper.data.sha256: found with source: experts", "minari"]),
+    ("environments.hopper.data", {"source": "minari", "sha256": "0"}, ["hopper.data.sha256: found '0'", "{64}"]),
     ("environments.hopper.reward_scale", 0, ["environments.hopper.reward_scale: found 0", "> 0"]),
     *[
         ("results", path, [f"results: found {path!r}", "A-Za-z0-9_"])
@@ -109,6 +119,24 @@ def test_a_configuration_that_is_no_mapping_or_empty_is_answered(config: Any) ->
 def test_minari_data_without_a_minari_id_names_the_environment() -> None:
     config = changed({"data.source": "minari", "environments.hopper.minari": MISSING})
     assert problems(config) == "environments.hopper.minari: missing; data.source: minari needs it"
+
+
+@pytest.mark.parametrize(
+    ("study", "own", "chosen"),
+    [
+        ({"source": "experts"}, {}, {"source": "experts"}),
+        ({"source": "path", "path": "all"}, {}, {"source": "path", "path": "all"}),
+        ({"source": "path", "path": "all"}, {"path": "own"}, {"source": "path", "path": "own"}),
+        ({"source": "path", "path": "all"}, {"source": "minari"}, {"source": "minari"}),
+        ({"source": "experts"}, {"source": "path", "path": "own"}, {"source": "path", "path": "own"}),
+        ({"source": "minari"}, {"sha256": "0" * 64}, {"source": "minari", "sha256": "0" * 64}),
+    ],
+)
+def test_an_environments_own_data_go_before_the_studys(study: Any, own: Any, chosen: Any) -> None:
+    config = changed({"environments.hopper.data": own, **{f"data.{key}": value for key, value in study.items()}})
+    check(config, SCHEMA)
+    complete(config)
+    assert config["environments"]["hopper"]["data"] == chosen
 
 
 @pytest.mark.parametrize(
@@ -225,7 +253,7 @@ def test_the_table_of_keys_lists_every_key_and_no_other() -> None:
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     expected = {re.sub(r"^environments\.\w+", "environments.*", name) for name in leaves(config)}
     table = re.findall(r"^\| `([\w.*]+)` \|", (ROOT / "config/README.md").read_text().split("## Keys")[1], re.MULTILINE)
-    assert set(table) == expected
+    assert set(table) == expected | OPTIONAL
     assert len(table) == len(set(table))
 
 

@@ -228,9 +228,14 @@ def test_other_versions_of_the_environment_and_the_simulator_are_told(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_dataset_of_the_official_size_comes_through_a_cut_connection(tmp_path: Path) -> None:
+def test_a_dataset_of_the_official_size_comes_through_a_cut_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log there
     make_dataset(tmp_path / "hub" / ID, episodes=1000, steps=1000, states=17, actions=6)
-    (tmp_path / "hub/mujoco/namespace_metadata.json").write_text(json.dumps({"datasets": [ID]}))
+    (tmp_path / "hub/mujoco/namespace_metadata.json").write_text(
+        json.dumps({"datasets": [ID], "namespaces": ["mujoco/hopper"]})
+    )
     (tmp_path / "hub/mujoco/hopper/namespace_metadata.json").write_text("{}")
     size = (tmp_path / "hub" / ID / "data" / DATA).stat().st_size
     assert size > 150e6

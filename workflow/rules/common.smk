@@ -13,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 from dt.config import ConfigError, check, check_files, complete, plain
-from dt.existing import NoDatasetError, data_file, find, metadata_file
+from dt.existing import NoDatasetError, find, identity
 from dt.fingerprint import fingerprint
 from dt.provenance import checksum, says
 from dt.runs import Run, runs, unfrozen_layers
@@ -67,6 +67,23 @@ def refuse_unwritable(folder):
     place = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
     if not os.access(place, os.W_OK):
         raise WorkflowError(f"{place} cannot be written; make it writable, or name another folder with `results`")
+
+
+def used_environments():
+    """Those that the study has data of."""
+    return [name for name in config["environments"] if name in config["sources"] or name in config["targets"]]
+
+
+def drop_wrong_links(folder, dataset):
+    """Delete links to a dataset that was moved: Snakemake stops at dead ones. If needed, the right ones are made.
+
+    `dataset` is where the configuration says that it lies, None if it does not.
+    """
+    for path in folder.glob("data/*"):
+        if path.is_symlink() and not (
+            path.exists() and (dataset is None or path.samefile(dataset / "data" / path.name))
+        ):
+            path.unlink()
 
 
 @cache

@@ -1,9 +1,13 @@
-# Needs: expert actors, the Minari hub, or datasets that are there. Makes: a Minari dataset per environment, its flat arrays and statistics.
+# Needs: expert actors, the Minari hub, or datasets that are there. Makes: a Minari dataset per environment, its arrays.
+for environment in used_environments():
+    is_there = config["environments"][environment]["data"]["source"] == "path"
+    folder = dataset_folder(environment) if is_there else None  # or an answer, before any job
+    if workflow.is_main_process:
+        drop_wrong_links(Path(f"{PLACE}/datasets/{environment}"), folder)
 
 
 rule datasets:
     input:
-        files=local_dataset,
         redo=lambda wildcards: redo(
             f"{PLACE}/datasets/{wildcards.environment}/data/main_data.hdf5",
             f"{PLACE}/datasets/{wildcards.environment}.provenance.json",

@@ -19,31 +19,31 @@ def dataset_settings(wildcards):
     if data["source"] == "experts":
         block |= {"trajectories": config["data"]["trajectories"], "actor": actor_checksums(wildcards.environment)}
     else:
-        block |= data
+        block |= {key: value for key, value in data.items() if key != "path"}
+    if data["source"] == "path":  # where they lie does not matter, what they are does
+        block["identity"] = identity(dataset_folder(wildcards.environment))
     return settings(**block)
 
 
-def local_dataset(wildcards):
-    """The files of a dataset that is there already: its inputs, so that other data run the rule again."""
-    entry = config["environments"][wildcards.environment]
-    if entry["data"]["source"] != "path":
-        return []
+@cache
+def dataset_folder(environment):
+    """Of an environment whose data are there already. They are no input files: where they lie does not matter."""
+    entry = config["environments"][environment]
     try:
-        folder = find(Path(entry["data"]["path"]), entry.get("minari"))
+        return find(Path(entry["data"]["path"]), entry.get("minari"))
     except NoDatasetError as error:
-        raise WorkflowError(f"environments.{wildcards.environment}.data.path: {error}") from None
-    return [str(data_file(folder)), str(metadata_file(folder))]
+        raise WorkflowError(f"environments.{environment}.data.path: {error}") from None
 
 
 def source_option(wildcards, output):
     """Where the data come from: the expert to roll out, a folder, or what a download goes on from."""
     name = wildcards.environment
-    data = config["environments"][name]["data"]
-    return {
-        "experts": ["--actor", str(ROOT / f"resources/experts/{name}.safetensors")],
-        "path": ["--dataset", *(str(Path(file).parents[1]) for file in local_dataset(wildcards)[:1])],
-        "minari": ["--unfinished", f"{PLACE}/checkpoints/datasets/{name}"],
-    }[data["source"]]
+    source = config["environments"][name]["data"]["source"]
+    if source == "experts":
+        return ["--actor", str(ROOT / f"resources/experts/{name}.safetensors")]
+    if source == "path":
+        return ["--dataset", str(dataset_folder(name))]
+    return ["--unfinished", f"{PLACE}/checkpoints/datasets/{name}"]
 
 
 @cache

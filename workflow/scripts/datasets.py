@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser
 from dt.datasets import DatasetError, collect, link
 from dt.episodes import Expected
@@ -32,19 +33,30 @@ def datasets() -> None:
         if given.dataset:
             link(given.dataset, expected, given.folder, sha256)
         elif not use_cached(minari_id, expected, given.folder, sha256):
-            download(minari_id, expected, given.folder, given.unfinished, sha256)
+            revision = download_alone(minari_id, expected, given.folder, given.unfinished, sha256)
+            description = description and description | {"revision": revision}
     made = sorted(path for path in given.folder.rglob("*") if path.is_file())
     record(given.provenance, description, made)
 
 
-def use_cached(minari_id: str, expected: Expected, folder: Path, sha256: str | None) -> bool:
-    """Whether the user's Minari cache has the dataset, whole."""
-    found = cached(minari_id)
-    if found is None:
-        return False
+def download_alone(minari_id: str, expected: Expected, folder: Path, unfinished: Path, sha256: str | None) -> str:
+    """The hub's revision; a job that a killed Snakemake left behind stops before: two would write into one file."""
+    checkpoint = Checkpoint(unfinished, digest(minari_id))
     try:
+        return download(minari_id, expected, folder, checkpoint.folder, sha256)
+    finally:
+        if not checkpoint.folder.exists():  # nothing to go on from
+            checkpoint.remove()
+
+
+def use_cached(minari_id: str, expected: Expected, folder: Path, sha256: str | None) -> bool:
+    """Whether the user's Minari cache has the dataset, whole and readable."""
+    try:
+        found = cached(minari_id)
+        if found is None:
+            return False
         link(found, expected, folder, sha256)
-    except DatasetError as error:
+    except (DatasetError, OSError) as error:
         log.warning("the Minari cache is not used: %s", error)
         return False
     return True
