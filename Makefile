@@ -32,6 +32,7 @@ test-slurm: .venv/installed-slurm ## those on a Slurm of their own; before them,
 lint: .venv/installed ## formatting, types of mistakes, workflow practice
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check workflow
 	snakemake --lint
 

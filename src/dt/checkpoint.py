@@ -109,7 +109,7 @@ def _checksum(tensors: dict[str, Tensor], values: dict[str, Any]) -> str:
     result = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         result.update(name.encode())
-        result.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        result.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return result.hexdigest()
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Trajectories:
 
     def save(self, folder: Path) -> None:
         for name in ARRAYS:
-            write_whole(folder / f"{name}.npy", lambda path, name=name: np.save(path, getattr(self, name)))
+            write_whole(folder / f"{name}.npy", partial(np.save, arr=getattr(self, name)))
 
     @classmethod
     def open(cls, folder: Path) -> Trajectories:
@@ -90,23 +91,25 @@ class Normalisation:
     @classmethod
     def identity(cls, state_size: int, action_size: int, reward_scale: float) -> Normalisation:
         """States and actions stay as they are."""
-        sizes = (state_size, state_size, action_size, action_size)
-        return cls(*((value,) * size for value, size in zip((0.0, 1.0, 0.0, 1.0), sizes, strict=True)), reward_scale)
+        return cls((0.0,) * state_size, (1.0,) * state_size, (0.0,) * action_size, (1.0,) * action_size, reward_scale)
 
     def states(self, states: np.ndarray) -> np.ndarray:
-        return ((states - np.float32(self.state_mean)) / np.float32(self.state_std)).astype(np.float32)
+        return ((states - _floats(self.state_mean)) / _floats(self.state_std)).astype(np.float32)
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        return ((actions - np.float32(self.action_mean)) / np.float32(self.action_std)).astype(np.float32)
+        return ((actions - _floats(self.action_mean)) / _floats(self.action_std)).astype(np.float32)
 
     def raw_actions(self, actions: np.ndarray) -> np.ndarray:
         """The inverse of `actions`."""
-        return actions * np.float32(self.action_std) + np.float32(self.action_mean)
+        return actions * _floats(self.action_std) + _floats(self.action_mean)
 
     @classmethod
     def from_lists(cls, fields: dict[str, Any]) -> Normalisation:
         """The inverse of `asdict`, also after JSON made lists of tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**values)
 
 
 def read_stats(path: Path) -> dict[str, Any]:
@@ -215,11 +218,15 @@ def _unbounded(pair: tuple[Any, Any]) -> bool:
     return None in pair and all(value is None or _finite(value) for value in pair)
 
 
+def _floats(values: tuple[float, ...]) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 def _centre_and_reach(low: list[float | None], high: list[float | None]) -> tuple[list[float], list[float]]:
     """Of bounded actions; 0 and 1 for those between -1 and 1."""
-    if None in (*low, *high):
+    bounds = [(least, most) for least, most in zip(low, high, strict=True) if least is not None and most is not None]
+    if len(bounds) < len(low):
         raise DataError("the environment's actions have no bounds; set data.normalise_actions: true")
-    bounds = list(zip(low, high, strict=True))
     return [(least + most) / 2 for least, most in bounds], [(most - least) / 2 for least, most in bounds]
 
 

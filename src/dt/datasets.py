@@ -119,7 +119,7 @@ def _check_sizes(actor: Actor, path: Path, env_id: str, arguments: dict[str, Any
     """The space of states, flattened; raises DatasetError unless the actor fits the environment."""
     environment = make_environment(env_id, arguments)
     found = (actor.state_size, actor.action_size)
-    expected = (environment.observation_space.shape[0], environment.action_space.shape[0])
+    expected = (environment.state_size, len(environment.low))
     environment.close()
     if found != expected:
         raise DatasetError(f"{path} has (state, action) sizes {found}, but {env_id} has {expected}")

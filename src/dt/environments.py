@@ -30,15 +30,26 @@ class SimulatorError(ExpectedError):
     """The simulator warns, so what it computes means nothing; in one sentence."""
 
 
-class _Watched(gymnasium.Wrapper):
-    """MuJoCo answers an unstable simulation with a warning and a new start of its own: here it ends the episode."""
+class Environment(gymnasium.Wrapper):
+    """An environment whose states and actions are vectors.
+
+    MuJoCo answers an unstable simulation with a warning and a new start of its own: here it ends the episode.
+    low, high: bounds of actions [A], perhaps infinite; state_size; limit: steps of a whole episode.
+    """
+
+    def __init__(self, environment: gymnasium.Env, limit: int) -> None:
+        super().__init__(environment)
+        actions = vectors(environment.action_space)
+        self.state_size, self.limit = vectors(environment.observation_space).shape[0], limit
+        self.low, self.high = actions.low, actions.high
 
     def step(self, action: np.ndarray) -> tuple[Any, ...]:
         _warnings.clear()
         outcome = self.env.step(action)
         if _warnings:
+            name = self.spec.id if self.spec else str(self)
             raise SimulatorError(
-                f"the simulator of {self.spec.id} warns: {_warnings[0]} Its returns would mean nothing: check the"
+                f"the simulator of {name} warns: {_warnings[0]} Its returns would mean nothing: check the"
                 " weights that chose the actions (a lower training.learning_rate, or less action_noise of the expert)"
             )
         return outcome
@@ -46,14 +57,14 @@ class _Watched(gymnasium.Wrapper):
 
 def make_environment(
     env_id: str, arguments: Mapping[str, Any] | None = None, render_mode: str | None = None
-) -> gymnasium.Env:
+) -> Environment:
     """The registered environment with its time limit, whose states and actions are vectors.
 
     `arguments` are those of `gymnasium.make` beside the id. Dict, Tuple and other states that Gymnasium can flatten are
     flattened; Gymnasium's checks of every step are left out. Raises EnvironmentNameError as `time_limit` does, and if
     it cannot be made or states or actions are no vectors; its `step` raises SimulatorError if the simulator warns.
     """
-    time_limit(env_id, arguments)
+    limit = time_limit(env_id, arguments)
     options = {**(arguments or {}), **({"render_mode": render_mode} if render_mode else {})}
     try:
         environment = gymnasium.make(env_id, disable_env_checker=True, **options)
@@ -74,7 +85,7 @@ def make_environment(
         )
     if not isinstance(states, gymnasium.spaces.Box) or len(states.shape) != 1:
         environment = gymnasium.wrappers.FlattenObservation(environment)
-    return _Watched(environment)
+    return Environment(environment, limit)
 
 
 def time_limit(env_id: str, arguments: Mapping[str, Any] | None = None) -> int:
@@ -85,9 +96,16 @@ def time_limit(env_id: str, arguments: Mapping[str, Any] | None = None) -> int:
     return limit
 
 
+def vectors(space: gymnasium.Space) -> gymnasium.spaces.Box:
+    """A space that is a Box with one dimension; raises EnvironmentNameError if it is another."""
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise EnvironmentNameError(f"found a space {space!s:.200}; expected a Box with one dimension")
+    return space
+
+
 def original_states(environment: gymnasium.Env) -> gymnasium.spaces.Space:
     """The space of states before `make_environment` flattened them."""
-    inner = environment.env if isinstance(environment, _Watched) else environment
+    inner = environment.env if isinstance(environment, Environment) else environment
     return (inner.env if isinstance(inner, gymnasium.wrappers.FlattenObservation) else inner).observation_space
 
 

@@ -55,11 +55,10 @@ class Expected(NamedTuple):
 
     @classmethod
     def of(cls, env_id: str, arguments: Mapping[str, Any]) -> Expected:
-        environment = make_environment(env_id, arguments)
-        actions, spec = environment.action_space, environment.spec
-        state_parts, size = list(parts(original_states(environment))), environment.observation_space.shape[0]
-        environment.close()
-        return cls(spec.id, arguments, state_parts, size, actions.low, actions.high, spec.max_episode_steps)
+        made = make_environment(env_id, arguments)
+        made.close()
+        state_parts, name = list(parts(original_states(made))), env_id.rpartition(":")[2]
+        return cls(name, arguments, state_parts, made.state_size, made.low, made.high, made.limit)
 
 
 def check_dataset(folder: Path, expected: Expected) -> None:
@@ -155,7 +154,7 @@ def _read_states(group: h5py.Group, name: str, count: int, expected: Expected) -
         return array[()].reshape(count, -1)
     arrays = [_array(group, name, f"observations/{part.place}".strip("/"), NUMBERS) for part in expected.parts]
     for part, array in zip(expected.parts, arrays, strict=True):
-        _check_shape(name, f"observations/{part.place}", array, (count, *part.space.shape))
+        _check_shape(name, f"observations/{part.place}", array, (count, *(part.space.shape or ())))
     flat = [part.flat(array[()]) for part, array in zip(expected.parts, arrays, strict=True)]
     return np.concatenate(flat, axis=1)
 

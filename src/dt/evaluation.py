@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dt.acting import ActingTransformer
-from dt.environments import make_environment
+from dt.environments import make_environment, vectors
 from dt.policy import Policy, PolicyError
 from dt.snapshots import read_snapshot, snapshot_epochs
 from dt.streams import reset_seeds, stream
@@ -50,7 +50,7 @@ def evaluate(
         raise PolicyError(f"{episodes} episodes cannot be evaluated; at least one is needed")
     count = min(LANES, episodes)
     made = [make_environment(policy.task.gymnasium, policy.task.arguments) for _ in range(count - (first is not None))]
-    environments = [first, *made] if first is not None else made
+    environments: list[gymnasium.Env] = [first, *made] if first is not None else [*made]
     check_fit(policy, environments[0])
     seeds, weights, finished = np.array(reset_seeds(stream("evaluate", seed), episodes)), policy.model.state_dict(), []
     for start in range(0, episodes, count):
@@ -102,24 +102,25 @@ def evaluate_snapshots(
 
 def check_fit(policy: Policy, environment: gymnasium.Env) -> None:
     """Raise PolicyError unless the policy has the environment's sizes and time steps for a whole episode."""
-    architecture, limit = policy.model.architecture, environment.spec.max_episode_steps
+    architecture = policy.model.architecture
+    limit = environment.spec.max_episode_steps if environment.spec else None
     sizes = {
-        "states": (architecture.state_size, environment.observation_space.shape[0]),
-        "actions": (architecture.action_size, environment.action_space.shape[0]),
+        "states": (architecture.state_size, vectors(environment.observation_space).shape[0]),
+        "actions": (architecture.action_size, vectors(environment.action_space).shape[0]),
     }
     for what, (found, expected) in sizes.items():
         if found != expected:
             raise PolicyError(
                 f"the policy has {what} of size {found}, but those of {policy.task.gymnasium} have {expected}"
             )
-    if architecture.max_episode_length < limit:
+    if limit is not None and architecture.max_episode_length < limit:
         raise PolicyError(f"the policy knows {architecture.max_episode_length} time steps; an episode may have {limit}")
 
 
 def roll_out(
     policy: Policy,
     snapshots: list[dict[str, Tensor]],
-    environments: list[gymnasium.Env],
+    environments: Sequence[gymnasium.Env],
     target_return: float,
     seeds: np.ndarray,
 ) -> list[list[Episode]]:
@@ -129,11 +130,13 @@ def roll_out(
     K steps (Chen et al. 2021, algorithm 1).
     """
     acting = ActingTransformer(policy.model, snapshots, seeds.shape[1], policy.task.context)
-    normalisation, low, high = policy.normalisation, environments[0].action_space.low, environments[0].action_space.high
+    normalisation, actions_space = policy.normalisation, vectors(environments[0].action_space)
+    low, high = actions_space.low, actions_space.high
     totals, lengths = np.zeros(seeds.size), np.zeros(seeds.size, dtype=int)
     return_to_go = np.full(seeds.size, float(target_return))
     states = np.stack([environments[lane].reset(seed=int(seed))[0] for lane, seed in enumerate(seeds.flat)])
-    lanes, step = np.arange(seeds.size).reshape(seeds.shape), 0
+    lanes: np.ndarray = np.arange(seeds.size).reshape(seeds.shape)
+    step = 0
     active, actions = np.ones(seeds.shape, dtype=bool), np.zeros((*seeds.shape, *low.shape), dtype=np.float32)
     while active.any():
         seen = (

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 
 from dt.files import write_whole
 from dt.metrics import interval
@@ -21,8 +22,14 @@ SCRATCH = "scratch"
 SCRATCH_COLOUR = "0.15"
 PALETTE = "plasma"  # ordered, as the strategies are, and told apart with any colour vision
 PANEL_WIDTH, HEIGHT = 2.35, 2.35  # inches; three panels make a text width
-FONT = {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7}
-FORMATS = {".png": {"dpi": 300}, ".pdf": {"metadata": {"CreationDate": None}}}
+FONT: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+FORMATS: dict[str, dict[str, Any]] = {".png": {"dpi": 300}, ".pdf": {"metadata": {"CreationDate": None}}}
 
 
 def arm_styles(strategies: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -32,7 +39,7 @@ def arm_styles(strategies: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**colours, SCRATCH: SCRATCH_COLOUR}, {**dashes, SCRATCH: (3, 1.5)}
 
 
-def transfer_figure(returns: pd.DataFrame, config: dict[str, Any]) -> plt.Figure:
+def transfer_figure(returns: pd.DataFrame, config: dict[str, Any]) -> Figure:
     """One sub-figure per target of the config, from the episodes of one source's runs and the scratch runs.
 
     Lines are means over seeds of the mean over episodes; bands are bootstrap intervals over seeds, if several.
@@ -70,7 +77,7 @@ def transfer_figure(returns: pd.DataFrame, config: dict[str, Any]) -> plt.Figure
     return figure
 
 
-def save_figure(figure: plt.Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """The suffix of `path` says which format."""
     write_whole(path, lambda unfinished: figure.savefig(unfinished, **FORMATS[path.suffix]))
 
@@ -79,7 +86,7 @@ def _band(values: pd.Series, report: dict[str, Any]) -> tuple[float, float]:
     return interval(values.to_numpy(), report["confidence"], report["resamples"], "figure")
 
 
-def _legend_once(figure: plt.Figure, axes: Any) -> None:
+def _legend_once(figure: Figure, axes: Any) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     for axis in axes:
         axis.get_legend().remove()

@@ -45,7 +45,8 @@ class Film(gymnasium.Wrapper):
             raise FilmError(f"{path}: films in .mp4 need the extra [film] (imageio-ffmpeg); .gif needs none")
         choose_backend()
         super().__init__(make_environment(task.gymnasium, task.arguments, render_mode="rgb_array"))
-        self.path, self.frames, self._steps, self._episodes = path, [], 0, 0
+        self.path, self._steps, self._episodes = path, 0, 0
+        self.frames: list[np.ndarray] = []  # [height, width, 3] uint8 each
         _render_fast(self.env.unwrapped, SIZE[path.suffix])
         rate = float(self.env.metadata.get("render_fps") or 30)
         self._every = max(1, round(rate / FRAMES_PER_SECOND[path.suffix]))
@@ -73,7 +74,7 @@ class Film(gymnasium.Wrapper):
             try:
                 frame = self.env.render()
             except Exception as error:  # of OpenGL
-                raise FilmError(f"{self.spec.id} cannot be rendered here ({reason(error)}); {NEEDED}") from error
+                raise FilmError(f"{self.env} cannot be rendered here ({reason(error)}); {NEEDED}") from error
             self.frames.append(np.asarray(frame))
 
     def _write_gif(self, path: Path) -> None:

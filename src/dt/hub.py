@@ -123,7 +123,7 @@ def _fetch_data(minari_id: str, unfinished: Path) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._headers import build_hf_headers
     from minari.storage.remotes import get_cloud_storage
     from minari.storage.remotes.huggingface import HuggingFaceStorage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Optimiser:
         )
         some = next(iter(self.parameters.values()))
         self.count, self.rate = some.new_zeros(2, requires_grad=False).unbind()  # on the device: steps, learning rate
-        self.update = self._update
+        self.update: Callable[[dict[str, Tensor]], tuple[Tensor, ...]] = self._update
         if some.is_cuda:
             changed = [*self.parameters.values(), *self.first.values(), *self.second.values(), self.count]
             self.update = Graphs(self._update, changed)
@@ -50,7 +51,8 @@ class Optimiser:
         """One update; returns the loss and the gradient's norm before clipping, both `[]`."""
         self.rate.fill_(self.learning_rate)
         self.steps += 1
-        return self.update(windows)
+        loss, norm = self.update(windows)
+        return loss, norm
 
     def _update(self, windows: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         loss = action_loss(self.model, **windows)

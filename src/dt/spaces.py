@@ -31,7 +31,7 @@ class Part(NamedTuple):
 def parts(space: spaces.Space, place: str = "") -> Iterator[Part]:
     """The parts of a space in the order in which Gymnasium flattens them."""
     if isinstance(space, spaces.Dict):
-        inner = space.spaces.items()
+        inner = list(space.spaces.items())
     elif isinstance(space, spaces.Tuple):
         inner = [(f"_index_{number}", part) for number, part in enumerate(space.spaces)]  # as Minari calls them
     else:

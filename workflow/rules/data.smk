@@ -8,6 +8,7 @@ for environment in used_environments():
 
 rule datasets:
     input:
+        expert=trained_expert,
         redo=lambda wildcards: redo(
             f"{PLACE}/datasets/{wildcards.environment}/data/main_data.hdf5",
             f"{PLACE}/datasets/{wildcards.environment}.provenance.json",

@@ -1,4 +1,4 @@
-# Needs: the extra `[experts]`. Makes: an expert actor and its card per environment; never needed by `rule all`.
+# Needs: the extra `[experts]`. Makes: an expert actor and its card per environment; needed where resources/experts has none.
 
 
 rule experts:

@@ -40,21 +40,36 @@ def source_option(wildcards, output):
     name = wildcards.environment
     source = config["environments"][name]["data"]["source"]
     if source == "experts":
-        return ["--actor", str(ROOT / f"resources/experts/{name}.safetensors")]
+        return ["--actor", str(shipped_expert(name) or f"{PLACE}/experts/{name}.safetensors")]
     if source == "path":
         return ["--dataset", str(dataset_folder(name))]
     return ["--unfinished", f"{PLACE}/checkpoints/datasets/{name}"]
 
 
+def shipped_expert(environment):
+    """The actor in resources/experts, if there is one: else it is trained."""
+    path = ROOT / f"resources/experts/{environment}.safetensors"
+    return path if path.exists() else None
+
+
+def trained_expert(wildcards):
+    """The actor that is trained for an environment which is to be collected and has none in resources/experts."""
+    name = wildcards.environment
+    if config["environments"][name]["data"]["source"] != "experts" or shipped_expert(name):
+        return []
+    return [f"{RESULTS}/experts/{name}{suffix}" for suffix in (".safetensors", ".json")]
+
+
 @cache
 def actor_checksums(environment):
-    """Of an expert and its card. They are no input files: where they lie, and how old they are, does not matter."""
+    """Of a shipped expert and its card. They are no input files: where they lie, and their age, do not matter."""
+    path = shipped_expert(environment)
+    if path is None:
+        return {}
     try:
-        return {
-            suffix: checksum(ROOT / f"resources/experts/{environment}{suffix}") for suffix in (".safetensors", ".json")
-        }
+        return {suffix: checksum(path.with_suffix(suffix)) for suffix in (".safetensors", ".json")}
     except OSError as error:
-        raise WorkflowError(f"There is no expert for {environment}: {error}") from None
+        raise WorkflowError(f"The expert of {environment} has no card: {error}") from None
 
 
 def stats_settings(wildcards):

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from safetensors.numpy import load_file
 
 from dt.broken import reading, refuse_pickle
-from dt.environments import make_environment
+from dt.environments import Environment, make_environment
 from dt.runs import ExpectedError
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -127,7 +126,7 @@ def rollouts(
     generator, keyed by (`stream`, its reset seed), so it does not depend on the episodes beside it.
     """
     environments = [make_environment(env_id, arguments) for _ in range(min(batch, len(seeds)))]
-    if not environments[0].action_space.is_bounded():
+    if not np.isfinite([environments[0].low, environments[0].high]).all():
         raise ActorError(f"the actions of {env_id} have no bounds, so an actor with tanh cannot choose among them")
     for first in range(0, len(seeds), batch):
         yield from _roll_batch(actor, environments, seeds[first : first + batch], action_noise, stream, batch)
@@ -136,10 +135,10 @@ def rollouts(
 
 
 def _roll_batch(
-    actor: Actor, environments: list[gymnasium.Env], seeds: list[int], action_noise: float, stream: int, batch: int
+    actor: Actor, environments: list[Environment], seeds: list[int], action_noise: float, stream: int, batch: int
 ) -> Iterator[Rollout]:
-    count, limit, space = len(seeds), environments[0].spec.max_episode_steps, environments[0].action_space
-    centre, reach = (space.high + space.low) / 2, (space.high - space.low) / 2
+    count, limit, low, high = len(seeds), environments[0].limit, environments[0].low, environments[0].high
+    centre, reach = (high + low) / 2, (high - low) / 2
     # always `batch` rows, those of finished lanes too: how a matrix product rounds depends on its shape
     states = np.zeros((batch, limit + 1, actor.state_size))
     actions = np.empty((count, limit, actor.action_size), dtype=np.float32)
@@ -154,7 +153,7 @@ def _roll_batch(
     active = np.arange(count)
     for step in range(limit):
         actions[active, step] = centre + reach * actor.act(states[:, step], noise[:, step])[active]
-        for lane in active:
+        for lane in map(int, active):
             outcome = environments[lane].step(actions[lane, step])
             states[lane, step + 1], rewards[lane, step], ends[lane, step, 0], ends[lane, step, 1], _ = outcome
         finished = ends[active, step].any(axis=1)

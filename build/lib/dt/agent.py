@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from dt.acting import ActingTransformer
+from dt.environments import vectors
 from dt.evaluation import asked_return, check_fit, next_return_to_go
 from dt.policy import Policy, PolicyError
 
@@ -28,7 +29,8 @@ class Agent:
     def __init__(self, policy: Policy, environment: gymnasium.Env, target_return: float | None = None) -> None:
         check_fit(policy, environment)
         self.policy, self.target_return = policy, asked_return(policy, target_return)
-        self.low, self.high = environment.action_space.low, environment.action_space.high
+        actions = vectors(environment.action_space)
+        self.low, self.high = actions.low, actions.high
         self.return_to_go = self.target_return  # what is left to earn
         self.step: int | None = None  # of the episode; None before `reset`
         self._action = np.zeros(policy.model.architecture.action_size, np.float32)
@@ -58,7 +60,7 @@ class Agent:
         normalisation = self.policy.normalisation
         seen = (
             normalisation.states(np.asarray(state)[None, None]),
-            np.float32([[[self.return_to_go / normalisation.reward_scale]]]),
+            np.array([[[self.return_to_go / normalisation.reward_scale]]], np.float32),
             normalisation.actions(self._action[None, None]),
         )
         predicted = self._acting.act(self.step, *map(torch.from_numpy, seen)).numpy()

@@ -43,10 +43,9 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
 
 def complete(config: dict[str, Any]) -> None:
     """Fill in what a checked configuration may leave out and no data are needed for."""
-    common = {key: value for key, value in config["data"].items() if key in ("source", "path")}
     for name, environment in config["environments"].items():
         environment.setdefault("title", name.capitalize())
-        environment["data"] = {**common, **environment.get("data", {})}
+        environment["data"] = _source(environment, config["data"])
     sources = config["sources"] if isinstance(config["sources"], dict) else {}
     config["imported"] = {name: {"title": name.capitalize(), **entry} for name, entry in sources.items() if entry}
     config["sources"] = list(config["sources"])
@@ -216,6 +215,9 @@ def _check_names(config: dict[str, Any]) -> Iterator[str]:
             yield f"strategies: found {strategy!r}; allowed are unfreeze0 to unfreeze{config['model']['layers']}"
     for name, environment in environments.items():
         yield from _check_environment(f"environments.{name}", environment, config["data"])
+    chosen = [_source(environment, config["data"])["source"] for environment in environments.values()]
+    if "path" in config["data"] and "path" not in chosen:
+        yield "data.path: found, but no environment's data have source: path; allowed with source: path"
 
 
 def _check_environment(path: str, environment: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
@@ -223,11 +225,21 @@ def _check_environment(path: str, environment: dict[str, Any], data: dict[str, A
     if reference and reference["random"] >= reference["expert"]:
         yield f"{path}.reference: found random ≥ expert; allowed is random < expert"
     yield from _check_plain(f"{path}.arguments", environment.get("arguments", {}))
-    data = {**data, **environment.get("data", {})}
-    if data["source"] == "minari" and "minari" not in environment:
+    chosen = _source(environment, data)
+    if chosen["source"] == "minari" and "minari" not in environment:
         yield f"{path}.minari: missing; data.source: minari needs it"
-    if data["source"] == "path" and "path" not in data:
+    if chosen["source"] == "path" and "path" not in chosen:
         yield f"{path}.data.path: missing; data.source: path needs it, there or in data.path"
+    if chosen["source"] != "path" and "path" in chosen:
+        yield f"{path}.data.path: found with source: {chosen['source']}; allowed with source: path"
+    if chosen["source"] == "experts" and "sha256" in chosen:
+        yield f"{path}.data.sha256: found with source: experts; allowed with source: minari and path"
+
+
+def _source(environment: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Where an environment's data come from: its own `data` block over the study's, whose path only `path` takes."""
+    chosen = {"source": data["source"], **environment.get("data", {})}
+    return {"path": data["path"], **chosen} if chosen["source"] == "path" and "path" in data else chosen
 
 
 def _check_model(config: dict[str, Any]) -> Iterator[str]:

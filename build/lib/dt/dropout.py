@@ -37,4 +37,4 @@ class Dropout:
 
     def factors(self, shape: torch.Size) -> Tensor:
         """A draw as what to multiply with: 0 or `scale`."""
-        return torch.from_numpy(self.draw(shape).view(np.int8)).to(torch.float32).mul_(self.scale).view(shape)
+        return torch.from_numpy(self.draw(shape).view(np.int8)).to(torch.float32).mul_(float(self.scale)).view(shape)

@@ -11,6 +11,7 @@ import logging
 import shutil
 import signal
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -181,7 +182,7 @@ def _save(model: Any, folder: Path, progress: dict[str, Any], best: dict[str, np
     used = model.replay_buffer.size()
     for name in BUFFER_ARRAYS:
         array = getattr(model.replay_buffer, name)[:used]
-        write_record(unfinished / f"{name}.npy", lambda path, array=array: np.save(path, array, allow_pickle=False))
+        write_record(unfinished / f"{name}.npy", partial(np.save, arr=array, allow_pickle=False))
     learner = to_bytes({"networks": _states(model), "key": model.key})
     write_record(unfinished / "learner.msgpack", lambda path: path.write_bytes(learner))
     if best:

@@ -113,7 +113,7 @@ def _reason(path: Path, error: Exception) -> str:
     number = getattr(error, "errno", None) or (int(found[1]) if found else None)
     if number not in REMEDIES and _is_full(path):  # NumPy and HDF5 may not say so
         number = errno.ENOSPC
-    return REMEDIES.get(number, f"{' '.join(str(error).split())}; mend that")
+    return REMEDIES.get(number or 0, f"{' '.join(str(error).split())}; mend that")
 
 
 def _is_full(path: Path) -> bool:

@@ -34,8 +34,10 @@ ELSEWHERE = (
 )
 
 
-def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path, sha256: str | None = None) -> None:
+def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path, sha256: str | None = None) -> str:
     """Fetch a dataset from the Minari hub into `folder`; what is there of it in `unfinished` is not fetched again.
+
+    The hub's revision of it.
 
     The hub is that of MINARI_REMOTE and HF_ENDPOINT. `sha256` is that of its main_data.hdf5, if known; the hub's own is
     checked as well. Raises DatasetError if the hub cannot be reached, has no such dataset, or it is not whole.
@@ -50,9 +52,10 @@ def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path,
         try:
             _fetch(minari_id, unfinished)
             _check_content(minari_id, unfinished, expected, sha256)
+            revision = _revision(minari_id, unfinished)
             put(unfinished / minari_id, folder)
             shutil.rmtree(unfinished)
-            return
+            return revision
         except _PassingError as error:
             problem = str(error)
         except _ContentError as error:  # the client has fetched it twice by then, if the hub tells its checksum
@@ -120,7 +123,7 @@ def _fetch_data(minari_id: str, unfinished: Path) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._headers import build_hf_headers
     from minari.storage.remotes import get_cloud_storage
     from minari.storage.remotes.huggingface import HuggingFaceStorage
 
@@ -189,3 +192,12 @@ def _minari_root(folder: Path) -> Iterator[None]:
         os.environ.pop("MINARI_DATASETS_PATH")
         if before is not None:
             os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def _revision(minari_id: str, unfinished: Path) -> str:
+    """Of the hub, as its client noted it beside the files."""
+    from huggingface_hub import _local_folder
+
+    repository, _, inside = minari_id.partition("/")
+    told = _local_folder.read_download_metadata(unfinished / repository, data_file(Path(inside)).as_posix())
+    return told.commit_hash if told else "unknown"

@@ -107,7 +107,7 @@ def import_policy(
         if stats:
             chosen = {"normalise_states": True, "normalise_actions": False}
             normalisation = Normalisation.from_stats(stats, chosen, reward_scale)
-        parts = {"architecture": architecture, "normalisation": normalisation, "task": task}
+        parts: dict[str, Any] = {"architecture": architecture, "normalisation": normalisation, "task": task}
         description = {name: asdict(part) for name, part in parts.items()}
     ours = _ours(weights, architecture, folder / WEIGHTS)
     with reading(folder, "a policy", PolicyError):

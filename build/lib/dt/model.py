@@ -8,7 +8,9 @@ head, so `actions` leaves out what it does not need; `dt.acting` acts.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from dt.dropout import dropout
 
 INITIAL_STD = 0.02  # GPT-2's (Radford et al. 2019, section 2.3), as in Hugging Face's DecisionTransformerModel
 MLP_FACTOR = 4
-ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "gelu": functional.gelu}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -163,11 +165,11 @@ class DecisionTransformer(nn.Module):
     @property
     def products(self) -> torch.dtype:
         """The type that linear maps of the encoder layers compute in; weights, norms and what is added up are fp32."""
-        return self.layers[0].products
+        return cast(Layer, self.layers[0]).products
 
     def compute_in(self, precision: str) -> None:
         """Set `products` by its name in PRECISIONS."""
-        for layer in self.layers:
+        for layer in cast(list[Layer], self.layers):
             layer.products = PRECISIONS[precision]
 
     def _initialise(self, generator: torch.Generator | None) -> None:

@@ -93,7 +93,7 @@ def train(
     log.info("%s: %d of %d weights train", run.path, policy.trainable_count, policy.parameter_count)
     progress = Progress.restore(checkpoint, optimiser)
     if progress is None:
-        progress = Progress(np.random.default_rng(run_stream("batches", run)).bit_generator.state)
+        progress = Progress(dict(np.random.default_rng(run_stream("batches", run)).bit_generator.state))
         progress.add_point(policy, 0, optimiser, checkpoint)
     started, earlier = time.perf_counter(), optimiser.steps
     while progress.epoch < epochs:
@@ -103,7 +103,7 @@ def train(
             progress.batches += 1
             if checkpoint.due():
                 progress.save(checkpoint, optimiser)
-        progress.epoch, progress.batches, progress.generator_state = epoch, 0, generator.bit_generator.state
+        progress.epoch, progress.batches, progress.generator_state = epoch, 0, dict(generator.bit_generator.state)
         if epoch % config["evaluation"]["every"] == 0 or epoch == epochs:
             point = progress.add_point(policy, epoch, optimiser, checkpoint)
             if not np.isfinite([point.loss, point.gradient_norm]).all():
@@ -136,9 +136,9 @@ class Progress:
         return generator
 
     def add_point(self, policy: Policy, epoch: int, optimiser: Optimiser, checkpoint: Checkpoint) -> Point:
-        means = self._losses().double().mean(0).tolist() if self.losses else NO_LOSS
+        loss, norm = self._losses().double().mean(0).tolist() if self.losses else NO_LOSS
         rate, counts = optimiser.learning_rate, (policy.trainable_count, policy.parameter_count)
-        point = Point(epoch, optimiser.steps, *means, rate, *counts)
+        point = Point(epoch, optimiser.steps, loss, norm, rate, *counts)
         snapshot = {f"{epoch}/{name}": tensor.cpu().clone() for name, tensor in policy.model.state_dict().items()}
         self.points.append(point)
         self.snapshots |= snapshot

@@ -11,11 +11,19 @@ ENVIRONMENT = re.compile(r"(?P<name>.+)-v(?P<version>[0-9]+)")
 PINNED = re.compile(r"(?P<package>[A-Za-z0-9_.-]+?)\s*==\s*(?P<version>[0-9][0-9A-Za-z.]*)")
 SIMULATORS = ("mujoco", "gymnasium")
 HEALTHY = "v5 gives no healthy reward at the step at which an episode ends unhealthily, v4 did"
+SMALLER = "its states leave out in v5 what is always 0"
+AFTER = "v5 gives the reward of the state after a step, v4 of the one before"
 CHANGES_OF_V5 = {  # as Gymnasium's own pages list them, as far as states, rewards or physics are concerned
     "Ant": f"{HEALTHY}; v5 counts contact costs, and its states hold contact forces unless arguments leave them out",
     "HalfCheetah": "no change of states, rewards or physics is known",
     "Hopper": HEALTHY,
-    "Humanoid": f"{HEALTHY}; v5 counts contact costs",
+    "Humanoid": f"{HEALTHY}; v5 counts contact costs, and {SMALLER}",
+    "HumanoidStandup": SMALLER,
+    "InvertedDoublePendulum": f"{HEALTHY}; {SMALLER}",
+    "InvertedPendulum": HEALTHY,
+    "Pusher": f"{AFTER}; its object is denser in v5",
+    "Reacher": f"{AFTER}; {SMALLER}",
+    "Swimmer": "no change of states, rewards or physics is known",
     "Walker2d": f"{HEALTHY}; the right foot's friction is 1.9 in v5, 0.9 in v4",
 }
 
