@@ -186,7 +186,7 @@ def test_sigterm_ends_a_program_at_once_and_leaves_nothing(tmp_path: Path, monke
     monkeypatch.setattr(sys, "argv", ["datasets.py", *collecting(tmp_path / "hopper", 1)])
     before = signal.getsignal(signal.SIGTERM)
     try:
-        for owner, name in ((Actor, "act"), (datasets, "_put")):
+        for owner, name in ((Actor, "act"), (datasets, "put")):
             with monkeypatch.context() as patch:
                 patch.setattr(owner, name, lambda *_: signal.raise_signal(signal.SIGTERM))
                 with pytest.raises(SystemExit, match="error: stopped by SIGTERM"):
