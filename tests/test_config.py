@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 MISSING = object()
-OPTIONAL = {"data.path", "environments.*.data"}  # keys that config.yaml need not have
+OPTIONAL = {"environments.*.arguments", "data.path", "environments.*.data"}  # keys that config.yaml need not have
 
 BAD = [  # key, its value, what the message must say: where, what was found, what is allowed
     ("sedes", [0], ["sedes: unknown key", "allowed are data, device", "seeds"]),

@@ -11,6 +11,7 @@ from conftest import ROOT
 from dt import fingerprint as module
 from dt.fingerprint import fingerprint
 
+MODELS = {"train", "evaluate", "films", "import_policy"}  # programs that need one
 ONCE_A_LAYER_TRAINS = {"fused", "heads", "kernels"}
 SCRIPTS = sorted(path.stem for path in (ROOT / "workflow/scripts").glob("*.py"))
 
@@ -36,13 +37,13 @@ def changed(source: Path, file: str, old: str, new: str) -> set[str]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "expected"),
     [
-        ("dt/model.py", "INITIAL_STD = 0.02", "INITIAL_STD = 0.03", {"train", "evaluate"}),
+        ("dt/model.py", "INITIAL_STD = 0.02", "INITIAL_STD = 0.03", MODELS),
         ("dt/model.py", "MLP_FACTOR = 4", "MLP_FACTOR = 4  # a comment", set()),
         ("dt/model.py", "on one page", "on a page of its own", set()),  # a docstring
-        ("dt/kernels.py", "np.float32(1e-5)", "np.float32(1e-6)", {"train", "evaluate"}),
+        ("dt/kernels.py", "np.float32(1e-5)", "np.float32(1e-6)", MODELS),
         ("dt/figures.py", '"plasma"', '"viridis"', {"figures"}),
-        ("dt/scores.py", "100 * (returns", "99 * (returns", {"evaluate", "tables", "figures"}),
-        ("dt/metrics.py", "percentile", "bca", {"tables", "figures"}),
+        ("dt/scores.py", "100 * (returns", "99 * (returns", {"evaluate", "tables", "figures", "films"}),
+        ("dt/metrics.py", "percentile", "bca", {"tables", "figures", "films"}),
         ("dt/config.py", "unknown key", "strange key", set()),
         ("dt/actors.py", "(-20.0, 2.0)", "(-20.0, 3.0)", {"datasets", "experts"}),
         ("scripts/stats.py", "indent=1", "indent=2", {"stats"}),
@@ -115,4 +116,4 @@ def test_a_module_beside_a_program_is_found_and_another_place_changes_nothing(so
 def test_the_package_reads_no_data_files() -> None:
     """They would be in no fingerprint."""
     files = [path for path in (ROOT / "src/dt").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
-    assert [path for path in files if path.suffix != ".py"] == []
+    assert [path for path in files if path.suffix not in (".py", ".pyi", ".typed")] == []

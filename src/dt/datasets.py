@@ -24,8 +24,7 @@ from dt.data import DataError
 from dt.environments import environment_spec, make_environment
 from dt.episodes import Expected, check_dataset
 from dt.existing import data_file, metadata_file
-from dt.files import WriteError, refuse_if_left_behind, sync, unfinished_path
-from dt.provenance import checksum
+from dt.files import WriteError, checksum, refuse_if_left_behind, sync, unfinished_path
 from dt.runs import ExpectedError
 from dt.streams import integer, reset_seeds, stream
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -69,6 +70,12 @@ def unfinished_path(path: Path) -> Path:
         if left.fullmatch(other.name):
             shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
     return own
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, 64 digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

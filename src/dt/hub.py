@@ -20,8 +20,7 @@ from dt.data import DataError
 from dt.datasets import DatasetError, put
 from dt.episodes import Expected, check_dataset
 from dt.existing import data_file
-from dt.files import WriteError
-from dt.provenance import checksum
+from dt.files import WriteError, checksum
 
 log = logging.getLogger(__name__)
 

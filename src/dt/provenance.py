@@ -8,7 +8,6 @@ A record is not part of a result, and its code not part of a fingerprint. Paths 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -21,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dt.files import write_whole
+from dt.files import checksum, write_whole
 from dt.fingerprint import fingerprint
 
 PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "minari", "snakemake")
@@ -88,11 +87,6 @@ def processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def follow(path: Path, seen: set[Path], depth: int = 0) -> Iterator[tuple[int, str, str, dict[str, Any] | None]]:

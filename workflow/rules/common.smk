@@ -14,8 +14,9 @@ from snakemake.utils import update_config
 
 from dt.config import ConfigError, check, check_files, complete, plain
 from dt.existing import NoDatasetError, find, identity
+from dt.files import checksum
 from dt.fingerprint import fingerprint
-from dt.provenance import checksum, says
+from dt.provenance import says
 from dt.runs import Run, runs, unfrozen_layers
 
 os.environ.update(DT_SNAKEMAKE_PID=str(os.getpid()))  # jobs that outlive this process leave its outputs alone
