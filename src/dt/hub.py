@@ -36,10 +36,9 @@ ELSEWHERE = (
 def download(minari_id: str, expected: Expected, folder: Path, unfinished: Path, sha256: str | None = None) -> str:
     """Fetch a dataset from the Minari hub into `folder`; what is there of it in `unfinished` is not fetched again.
 
-    The hub's revision of it.
-
-    The hub is that of MINARI_REMOTE and HF_ENDPOINT. `sha256` is that of its main_data.hdf5, if known; the hub's own is
-    checked as well. Raises DatasetError if the hub cannot be reached, has no such dataset, or it is not whole.
+    Returns the hub's revision of it. The hub is that of MINARI_REMOTE and HF_ENDPOINT. `sha256` is that of its
+    main_data.hdf5, if known; the hub's own is checked as well. Raises DatasetError if the hub cannot be reached, has no
+    such dataset, or it is not whole.
     """
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per request
     _check_reachable()
