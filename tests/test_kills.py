@@ -25,7 +25,7 @@ ARGUMENTS = ["--retries", "9", "--configfile", "tiny.yaml"]
 # asked to stop; only trainings and evaluations hold a lock and so are asked
 KILLS = {
     "datasets hopper": ["job", "snakemake", "both"],
-    "stats results-datasets-hopper": ["both"],
+    "stats hopper results-datasets-hopper": ["both"],
     "train pretrain-hopper-0": ["job", "both", "asked"],
     "train finetune-hopper-hopper-unfreeze1-0": ["job", "both", "snakemake"],
     "train scratch-hopper-0": ["job", "snakemake", "job"],
