@@ -66,7 +66,7 @@ def search(environment: Environment, candidates: int) -> np.ndarray:
 
 def write(buffers: list[EpisodeBuffer], env_id: str, arguments: dict, folder: Path) -> None:
     """The Minari dataset `oscillator/all-v0` below `folder`."""
-    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    os.environ["MINARI_DATASETS_PATH"] = str(folder.resolve())  # Minari cannot write below a relative one
     spec = environment_spec(env_id, arguments)
     create_dataset_from_buffers("oscillator/all-v0", buffers, env=spec, eval_env=spec, algorithm_name="oscillator")
 

@@ -165,3 +165,12 @@ def test_every_file_in_config_plans_a_study(path: Path, tmp_path: Path) -> None:
                 (place / file).write_text(name)
     runs = planned(snakemake(tmp_path, "-n", "--configfile", str(path)))
     assert runs["scratch"] == len(config.get("targets", range(3))) * len(config.get("seeds", [0]))
+
+
+def test_the_scripted_gait_becomes_data_that_are_read(tmp_path: Path) -> None:
+    arguments = ["Swimmer-v5", "data/swimmer", "--episodes", "2", "--candidates", "3"]
+    script = [sys.executable, "-W", "ignore", str(ROOT / "docs/oscillator.py"), *arguments]
+    subprocess.run([*script, "--arguments", '{"max_episode_steps": 50}'], cwd=tmp_path, check=True)
+    flat, _ = read_minari(tmp_path / "data/swimmer/oscillator/all-v0", 2, 1.0, "Swimmer-v5")
+    assert list(np.diff(flat.starts)) == [50, 50]
+    assert flat.states.shape == (100, 8)
