@@ -125,8 +125,8 @@ def rollouts(
     `action_noise` multiplies the policy's standard deviation (0: the mode). Every episode draws from its own
     generator, keyed by (`stream`, its reset seed), so it does not depend on the episodes beside it.
     """
-    environments = [make_environment(env_id, arguments) for _ in range(min(batch, len(seeds)))]
-    if not np.isfinite([environments[0].low, environments[0].high]).all():
+    environments = [make_environment(env_id, arguments) for _ in seeds[:batch]]
+    if not all(np.isfinite([each.low, each.high]).all() for each in environments):
         raise ActorError(f"the actions of {env_id} have no bounds, so an actor with tanh cannot choose among them")
     for first in range(0, len(seeds), batch):
         yield from _roll_batch(actor, environments, seeds[first : first + batch], action_noise, stream, batch)

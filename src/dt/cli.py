@@ -34,6 +34,7 @@ def run_argument(text: str) -> Run:
 def main(program: Callable[[], None]) -> None:
     """Run a program; expected errors end it with one line on stderr and exit code 1, and so does SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it tells of an accelerator that it lacks
     signal.signal(signal.SIGTERM, _stop)
     try:
         program()

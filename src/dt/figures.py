@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,4 +91,6 @@ def _legend_once(figure: Figure, axes: Any) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     for axis in axes:
         axis.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(axes), frameon=False)
+    rows = math.ceil(len(labels) / (2 * len(axes)))
+    columns = math.ceil(len(labels) / rows)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib.util
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,6 @@ def choose_backend() -> None:
             raise FilmError(f"nothing here can render without a screen; {NEEDED}")
         os.environ["MUJOCO_GL"] = found[0]
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # of Gymnasium's other environments
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it tells of an accelerator that it lacks
 
 
 def _fitting(size: tuple[int, int], largest: int) -> tuple[int, int]:
