@@ -18,6 +18,7 @@ from minari.data_collector import EpisodeBuffer
 
 from dt.environments import Environment, environment_spec, make_environment
 
+DATASET = "oscillator/all-v0"  # its Minari id
 Gait = Callable[[int], np.ndarray]
 
 
@@ -65,10 +66,10 @@ def search(environment: Environment, candidates: int) -> np.ndarray:
 
 
 def write(buffers: list[EpisodeBuffer], env_id: str, arguments: dict, folder: Path) -> None:
-    """The Minari dataset `oscillator/all-v0` below `folder`."""
+    """The dataset, below the Minari root `folder`."""
     os.environ["MINARI_DATASETS_PATH"] = str(folder.resolve())  # Minari cannot write below a relative one
     spec = environment_spec(env_id, arguments)
-    create_dataset_from_buffers("oscillator/all-v0", buffers, env=spec, eval_env=spec, algorithm_name="oscillator")
+    create_dataset_from_buffers(DATASET, buffers, env=spec, eval_env=spec, algorithm_name="oscillator")
 
 
 def main() -> None:
@@ -80,6 +81,8 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=300, help="gaits that are tried")
     parser.add_argument("--noise", type=float, default=0.1, help="added to actions, as a share of their reach")
     given = parser.parse_args()
+    if (given.folder / DATASET).exists():
+        parser.error(f"{given.folder / DATASET} is there already; delete it, or name another folder")
     environment = make_environment(given.environment, given.arguments)
     gait = oscillator(search(environment, given.candidates), environment)
     seeds = range(1, given.episodes + 1)
