@@ -150,3 +150,9 @@ def test_an_environment_that_is_not_mujoco_is_made_without_it() -> None:
         " sys.exit('mujoco' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_mujoco_says_of_a_model_makes_no_file(tmp_path: Path) -> None:
+    program = "from dt.environments import make_environment; make_environment('HalfCheetah-v5')"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -140,7 +141,11 @@ def test_the_example_runs(policy: Policy, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_wheel_works_outside_the_checkout(policy: Policy, tmp_path: Path) -> None:
     save_policy(policy, tmp_path / "policy.safetensors")
-    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    source = tmp_path / "source"  # a build leaves files beside it
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", tmp_path, source]
     subprocess.run(pip, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

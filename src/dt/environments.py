@@ -67,13 +67,10 @@ def make_environment(
     limit = time_limit(env_id, arguments)
     options = {**(arguments or {}), **({"render_mode": render_mode} if render_mode else {})}
     try:
+        _import(environment_spec(env_id, arguments))
         environment = gymnasium.make(env_id, disable_env_checker=True, **options)
     except Exception as error:  # of the environment's own code
         raise EnvironmentNameError(f"{env_id} cannot be made ({reason(error)})") from error
-    if "mujoco" in sys.modules:
-        import mujoco
-
-        mujoco.set_mju_user_warning(_note_warning)  # its default is a file in the working directory
     actions, states = environment.action_space, environment.observation_space
     if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
         raise EnvironmentNameError(f"{env_id} has actions of {actions}; expected a Box with one dimension")
@@ -126,6 +123,16 @@ def environment_spec(env_id: str, arguments: Mapping[str, Any] | None = None) ->
     spec.kwargs.update(arguments or {})
     spec.max_episode_steps = spec.kwargs.pop("max_episode_steps", spec.max_episode_steps)
     return spec
+
+
+def _import(spec: EnvSpec) -> None:
+    """The environment's code; if that brings MuJoCo, warnings come here: loading its models may give some already."""
+    if isinstance(spec.entry_point, str):
+        importlib.import_module(spec.entry_point.partition(":")[0])
+    if "mujoco" in sys.modules:
+        import mujoco
+
+        mujoco.set_mju_user_warning(_note_warning)  # its default is a file in the working directory
 
 
 def _note_warning(message: str) -> None:
