@@ -28,14 +28,13 @@ from peers import (  # noqa: E402
     BATCH,
     CONFIG,
     CONTEXT,
-    LAYERS,
     LENGTH,
     SETTINGS,
     STATES,
-    WIDTH,
     d3rlpy_step,
     hugging_face,
     hugging_face_step,
+    products,
     published_loop,
     simulate,
 )
@@ -161,42 +160,6 @@ def our_step(policy: Policy, sampler: Iterator[Windows]) -> Callable[[], None]:
         kept.append(optimiser.step({name: torch.from_numpy(array) for name, array in vars(next(sampler)).items()}))
 
     return fast(step)
-
-
-def products(dtype: torch.dtype) -> Callable[[], None]:
-    """The matrix products of a step of ours, forward and backward, on operands that are there already."""
-    steps, tokens = BATCH * CONTEXT, BATCH * (3 * CONTEXT - 1)
-    shapes = []  # rows, inputs, outputs of each linear map
-    for layer in range(LAYERS):
-        rows = tokens if layer < LAYERS - 1 else steps
-        shapes += [(rows, WIDTH, WIDTH), (tokens, WIDTH, 2 * WIDTH), (rows, WIDTH, WIDTH)]
-        shapes += [(rows, WIDTH, 4 * WIDTH), (rows, 4 * WIDTH, WIDTH)]
-    operands = [
-        (
-            torch.randn(rows, inputs).to(dtype),
-            torch.randn(outputs, inputs).to(dtype),
-            torch.randn(rows, outputs).to(dtype),
-        )
-        for rows, inputs, outputs in shapes
-    ]
-    windows = [(BATCH, 3 * CONTEXT - 1 if layer < LAYERS - 1 else CONTEXT, 3 * CONTEXT - 1) for layer in range(LAYERS)]
-    attention = [
-        (
-            torch.randn(n, rows, WIDTH).to(dtype),
-            torch.randn(n, length, WIDTH).to(dtype),
-            torch.randn(n, rows, length).to(dtype),
-        )
-        for n, rows, length in windows
-    ]
-
-    def run() -> None:
-        for inputs, weight, gradient in operands:
-            inputs @ weight.t(), gradient @ weight, gradient.t() @ inputs
-        for query, key, scores in attention:
-            for _ in range(2):  # scores and their use; then the gradients of both
-                torch.bmm(query, key.transpose(1, 2)), torch.bmm(scores, key), torch.bmm(scores.transpose(1, 2), query)
-
-    return run
 
 
 def fast(call: Callable[[], object]) -> Callable[[], object]:

@@ -1,6 +1,6 @@
 """The peers: Hugging Face's DecisionTransformerModel in the same loops as ours, and d3rlpy's Decision Transformer.
 
-At the sizes of config.yaml, and at PyTorch's defaults.
+At the sizes of config.yaml, and at PyTorch's defaults. At the end, what no loop can do without: physics and products.
 """
 
 from collections.abc import Callable, Iterator
@@ -132,3 +132,39 @@ def simulate(environment: gymnasium.Env, steps: int) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (steps, ACTIONS)).astype(np.float32)
     for action in actions:
         environment.step(action)
+
+
+def products(dtype: torch.dtype) -> Callable[[], None]:
+    """The matrix products of a step of ours, forward and backward, on operands that are there already."""
+    steps, tokens = BATCH * CONTEXT, BATCH * (3 * CONTEXT - 1)
+    shapes = []  # rows, inputs, outputs of each linear map
+    for layer in range(LAYERS):
+        rows = tokens if layer < LAYERS - 1 else steps
+        shapes += [(rows, WIDTH, WIDTH), (tokens, WIDTH, 2 * WIDTH), (rows, WIDTH, WIDTH)]
+        shapes += [(rows, WIDTH, 4 * WIDTH), (rows, 4 * WIDTH, WIDTH)]
+    operands = [
+        (
+            torch.randn(rows, inputs).to(dtype),
+            torch.randn(outputs, inputs).to(dtype),
+            torch.randn(rows, outputs).to(dtype),
+        )
+        for rows, inputs, outputs in shapes
+    ]
+    windows = [(BATCH, 3 * CONTEXT - 1 if layer < LAYERS - 1 else CONTEXT, 3 * CONTEXT - 1) for layer in range(LAYERS)]
+    attention = [
+        (
+            torch.randn(n, rows, WIDTH).to(dtype),
+            torch.randn(n, length, WIDTH).to(dtype),
+            torch.randn(n, rows, length).to(dtype),
+        )
+        for n, rows, length in windows
+    ]
+
+    def run() -> None:
+        for inputs, weight, gradient in operands:
+            inputs @ weight.t(), gradient @ weight, gradient.t() @ inputs
+        for query, key, scores in attention:
+            for _ in range(2):  # scores and their use; then the gradients of both
+                torch.bmm(query, key.transpose(1, 2)), torch.bmm(scores, key), torch.bmm(scores.transpose(1, 2), query)
+
+    return run

@@ -171,6 +171,9 @@ def test_the_scripted_gait_becomes_data_that_are_read(tmp_path: Path) -> None:
     arguments = ["Swimmer-v5", "data/swimmer", "--episodes", "2", "--candidates", "3"]
     script = [sys.executable, "-W", "ignore", str(ROOT / "docs/oscillator.py"), *arguments]
     subprocess.run([*script, "--arguments", '{"max_episode_steps": 50}'], cwd=tmp_path, check=True)
+    again = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert again.stderr.endswith("data/swimmer/oscillator/all-v0 is there already; delete it, or name another folder\n")
     flat, _ = read_minari(tmp_path / "data/swimmer/oscillator/all-v0", 2, 1.0, "Swimmer-v5")
     assert list(np.diff(flat.starts)) == [50, 50]
     assert flat.states.shape == (100, 8)
