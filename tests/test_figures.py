@@ -1,5 +1,6 @@
 """What a figure shows, read back from Matplotlib's objects."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -126,11 +127,13 @@ def test_there_is_one_legend_and_it_covers_no_axes(figure: plt.Figure) -> None:
     assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
 
 
-@pytest.mark.parametrize("targets", [["hopper"], ["hopper", "walker2d"]])
-def test_the_legend_of_fewer_targets_stays_inside_the_figure(targets: list[str]) -> None:
+@pytest.mark.parametrize(("targets", "columns"), [(["hopper"], [3, 2]), (["hopper", "walker2d"], [2, 2, 1])])
+def test_the_legend_of_fewer_targets_is_even_and_inside_the_figure(targets: list[str], columns: list[int]) -> None:
     figure = transfer_figure(returns(), CONFIG | {"targets": targets})
     figure.canvas.draw()
     box = figure.legends[0].get_window_extent()
+    places = Counter(round(text.get_window_extent().x0) for text in figure.legends[0].get_texts())
+    assert [places[place] for place in sorted(places)] == columns
     assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
     assert not any(box.overlaps(axis.get_tightbbox()) for axis in figure.axes)
 
