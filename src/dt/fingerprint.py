@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,26 +20,34 @@ def fingerprint(script: Path) -> str:
     Comments, formatting, docstrings and `__version__` do not change it, nor do the versions of other packages or the
     place of the files. Imports are found in the source: nothing is run.
     """
-    code = [f"{name} {ast.unparse(_without_words(tree))}" for name, tree in sorted(modules(script).items())]
+    code = [f"{name} {text}" for name, text in sorted(modules(script).items())]
     return sha256("\n".join(code).encode()).hexdigest()[:16]
 
 
-def modules(script: Path) -> dict[str, ast.Module]:
-    """The syntax trees of a script and of what it imports, by their paths below `dt`, or below the script's folder."""
-    waiting, trees = [script], {}
+def modules(script: Path) -> dict[str, str]:
+    """The code of a script and of what it imports, by their paths below `dt`, or below the script's folder."""
+    waiting, codes = [script], {}
     while waiting:
         path = waiting.pop()
         inside = PACKAGE in path.parents
         name = str(path.relative_to(PACKAGE.parent if inside else script.parent))
-        if name not in trees:
-            trees[name] = ast.parse(path.read_bytes(), str(path))
-            waiting += _imported(trees[name], path, script.parent)
-    return trees
+        if name not in codes:
+            codes[name], imported = _parsed(path, path.read_bytes())
+            waiting += _files(imported, script.parent)
+    return codes
 
 
-def _imported(tree: ast.Module, path: Path, beside: Path) -> Iterator[Path]:
-    """Files of the modules that `tree`, read from `path`, may import."""
-    for name in set(_names(tree, path)):
+@cache  # most modules are imported by several programs
+def _parsed(path: Path, content: bytes) -> tuple[str, frozenset[str]]:
+    """The code without words, and the names of modules that it may import."""
+    tree = ast.parse(content, str(path))
+    names = frozenset(_names(tree, path))
+    return ast.unparse(_without_words(tree)), names
+
+
+def _files(names: frozenset[str], beside: Path) -> Iterator[Path]:
+    """Files of the modules that have these names."""
+    for name in names:
         parts = name.split(".")
         folder, parts = (PACKAGE, parts[1:]) if parts[0] == PACKAGE.name else (beside, parts)
         for length in range(len(parts) + 1):  # a package's __init__ runs before its modules
