@@ -81,3 +81,21 @@ def test_bf16_rounds_the_actions_and_no_more() -> None:
         assert b.dtype == torch.float32
         assert not torch.equal(a, b)
         torch.testing.assert_close(a, b, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"heads": 4, "activation": "gelu"}, {"width": 128, "layers": 1}, {"width": 12, "action_tanh": False}],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_lanes_actions_are_the_same_to_the_bit_for_any_number_of_lanes(options: dict, precision: str) -> None:
+    """How a product rounds depends on its number of rows; see `ActingTransformer._linear`."""
+    model, inputs = model_and_inputs(**options)
+    model.compute_in(precision)
+    together = acting_alone(model)
+    few = {lanes: ActingTransformer(model, [model.state_dict()], lanes, CONTEXT) for lanes in (1, 2, 3)}
+    for step in range(STEPS):
+        actions = together.act(step, *seen(inputs, step))
+        for lanes, acting in few.items():
+            part = acting.act(step, *(values[:, -lanes:] for values in seen(inputs, step)))
+            assert torch.equal(part, actions[:, -lanes:])

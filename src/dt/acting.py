@@ -98,9 +98,18 @@ class ActingTransformer:
         return tokens.add_(self._linear(f"layers.{layer}.mlp_out", hidden))
 
     def _linear(self, name: str, inputs: Tensor) -> Tensor:
-        """[G, …, inputs] → [G, …, outputs]."""
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"][:, None]
-        return torch.baddbmm(bias, inputs.flatten(1, -2), weight.transpose(1, 2)).unflatten(1, inputs.shape[1:-1])
+        """[G, n, …, inputs] → [G, n, …, outputs].
+
+        A CPU multiplies lane by lane: how a product rounds depends on its number of rows, and so an episode would
+        depend on how many others run beside it. A GPU takes all lanes of a snapshot at once.
+        """
+        weight, bias = self.weights[f"{name}.weight"].transpose(1, 2), self.weights[f"{name}.bias"][:, None]
+        rows = inputs.flatten(1, -2)  # [G, n·…, inputs]
+        if not rows.is_cuda:
+            lanes = inputs.shape[1]
+            weight, bias = (each[:, None].expand(-1, lanes, -1, -1).flatten(0, 1) for each in (weight, bias))
+            rows = rows.unflatten(1, (lanes, -1)).flatten(0, 1)  # [G·n, …, inputs]
+        return torch.baddbmm(bias, rows, weight).view(*inputs.shape[:-1], -1)
 
 
 def _folded(model: DecisionTransformer, snapshot: dict[str, Tensor]) -> dict[str, Tensor]:

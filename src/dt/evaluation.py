@@ -42,8 +42,8 @@ def evaluate(
     """Episodes of a policy as it is, in the environment of its task.
 
     `target_return` is what it asks for (default: what the best decile of its data reached); equal `seed` means equal
-    episodes, of which a larger number begins with the smaller one but for rounding. The first one is run in `first`, if
-    given. Raises PolicyError if the policy does not fit its environment, or no target return is known.
+    episodes, of which a larger number begins with the smaller one. The first one is run in `first`, if given. Raises
+    PolicyError if the policy does not fit its environment, or no target return is known.
     """
     target_return = asked_return(policy, target_return)
     if episodes < 1:
@@ -127,7 +127,8 @@ def roll_out(
     """One episode per snapshot and reset seed (`seeds: [snapshots, episodes]`), a batch that finished ones leave.
 
     Every episode starts its return-to-go at the target return, subtracts what it receives, and shows the model the last
-    K steps (Chen et al. 2021, algorithm 1).
+    K steps (Chen et al. 2021, algorithm 1). On one machine's CPU it depends on the weights, the target return and its
+    reset seed alone, to the bit; on a GPU also, through rounding, on how many run beside it.
     """
     acting = ActingTransformer(policy.model, snapshots, seeds.shape[1], policy.task.context)
     normalisation, actions_space = policy.normalisation, vectors(environments[0].action_space)
