@@ -92,6 +92,16 @@ def test_what_was_changed_is_named(file: str, asked: str, said: str, copy: Path)
     assert "no longer match" in output
 
 
+def test_a_fine_tunings_record_says_what_was_carried_and_what_is_new(study: Path) -> None:
+    records = study.glob("results/policies/finetune/**/provenance.json")
+    for record in map(json.loads, (path.read_text() for path in records)):
+        run, transfer = record["run"], record["transfer"]
+        same = run["source"] == run["target"] or "hopper" not in (run["source"], run["target"])
+        assert ("embed_state" in transfer["new"]) != same
+        assert "layers.0.mlp_in" in transfer["carried"]
+        assert not {*transfer["new"]} & {*transfer["carried"]}
+
+
 def test_what_is_missing_is_named(copy: Path) -> None:
     (copy / DATA).unlink()
     assert f"{DATA} is MISSING" in follow(copy, FIGURE, code=1)

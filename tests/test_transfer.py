@@ -1,5 +1,6 @@
 """What transfer keeps, what it makes anew, and what fine-tuning may change."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,21 +8,28 @@ import pytest
 import torch
 
 from dt.data import Trajectories
-from dt.policy import Policy, fresh_policy
+from dt.model import DecisionTransformer
+from dt.policy import Policy, PolicyError, fresh_policy
 from dt.runs import Run
 from dt.streams import run_stream, stream
 from dt.train import train
 from dt.transfer import adapt, freeze
 
 Data = tuple[Trajectories, dict[str, Any]]
-SIZED = {"embed_state.weight", "embed_action.weight"} | {
-    f"predict_{head}.{part}" for head in ("action", "state") for part in ("weight", "bias")
-}
+SIZED_MODULES = ["embed_state", "embed_action", "predict_action", "predict_state"]
+SIZED = {f"{module}.{part}" for module in SIZED_MODULES for part in ("weight", "bias")}
 NOT_IN_THE_LOSS = {"predict_state.weight", "predict_state.bias", "predict_return.weight", "predict_return.bias"}
 
 
 def weights(policy: Policy) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+
+
+def policy_of_size(config: dict[str, Any], data: Data, fields: dict[str, Any], seed: int = 1) -> Policy:
+    """A fresh policy of hoppers whose architecture has other `fields`."""
+    policy = fresh_policy("hopper", config, data[1], stream(seed))
+    architecture = replace(policy.model.architecture, **fields)
+    return replace(policy, model=DecisionTransformer(architecture, torch.Generator().manual_seed(seed)))
 
 
 def test_adapting_to_other_sizes_renews_only_the_layers_whose_shapes_differ(
@@ -32,8 +40,9 @@ def test_adapting_to_other_sizes_renews_only_the_layers_whose_shapes_differ(
         fresh_policy("walker2d", config, walker2d[1], stream(2)),
     )
     fresh = weights(target)
-    kept = adapt(source, target)
-    assert set(fresh) - set(kept) == SIZED
+    carried = adapt(source, target)
+    assert sorted(carried.new) == sorted(SIZED_MODULES)
+    assert {*carried.carried, *carried.new} == {name.rpartition(".")[0] for name in fresh}
     for name, weight in weights(target).items():
         expected = fresh[name] if name in SIZED else source.model.state_dict()[name]
         assert torch.equal(weight, expected), name
@@ -49,6 +58,55 @@ def test_adapting_to_the_same_sizes_keeps_everything(config: dict[str, Any], hop
     adapt(source, target)
     for name, weight in weights(target).items():
         assert torch.equal(weight, source.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "new"),
+    [
+        ({"state_size": 12}, {}, {"embed_state", "predict_state"}),
+        ({"action_size": 1}, {}, {"embed_action", "predict_action"}),
+        ({"state_size": 4, "action_size": 4}, {"state_size": 3}, {"embed_state", "embed_action"}),
+    ],
+)
+def test_a_module_of_another_size_is_new_as_a_whole(
+    ours: dict[str, int], theirs: dict[str, int], new: set[str], config: dict[str, Any], hopper: Data
+) -> None:
+    """Its bias would fit, but belongs to a weight that does not."""
+    source, target = (policy_of_size(config, hopper, sizes) for sizes in (theirs, ours))
+    fresh = weights(target)
+    carried = adapt(source, target)
+    assert new <= set(carried.new)
+    for module in carried.new:
+        for part in ("weight", "bias"):
+            assert torch.equal(weights(target)[f"{module}.{part}"], fresh[f"{module}.{part}"])
+    for module in carried.carried:
+        for name in (name for name in fresh if name.rpartition(".")[0] == module):
+            assert torch.equal(weights(target)[name], weights(source)[name]), name
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(30, 50), (50, 30), (7, 8)])
+def test_time_steps_that_both_have_are_carried(ours: int, theirs: int, config: dict[str, Any], hopper: Data) -> None:
+    source, target = (
+        policy_of_size(config, hopper, {"max_episode_length": rows}, seed) for seed, rows in ((1, theirs), (2, ours))
+    )
+    fresh, both = weights(target)["embed_timestep.weight"], min(ours, theirs)
+    carried = adapt(source, target)
+    assert carried.shared_rows == {"embed_timestep": both}
+    rows = weights(target)["embed_timestep.weight"]
+    assert torch.equal(rows[:both], weights(source)["embed_timestep.weight"][:both])
+    assert torch.equal(rows[both:], fresh[both:])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("activation", "gelu"), ("action_tanh", False), ("heads", 4), ("layers", 2), ("width", 48)]
+)
+def test_a_source_that_computes_another_function_is_refused(
+    field: str, value: Any, config: dict[str, Any], hopper: Data
+) -> None:
+    source, target = policy_of_size(config, hopper, {field: value}), policy_of_size(config, hopper, {})
+    with pytest.raises(PolicyError, match=f"{field} {value}, but"):
+        adapt(source, target)
+    adapt(policy_of_size(config, hopper, {"dropout": 0.5}), target)
 
 
 def test_adapting_leaves_the_source_alone_when_the_target_trains(

@@ -131,7 +131,8 @@ def figure_settings(wildcards):
 
 def import_settings():
     """What an imported policy has to fit."""
-    return settings(model={key: config["model"][key] for key in ("layers", "width", "heads")})
+    model = {key: config["model"][key] for key in ("layers", "width", "heads", "activation")}
+    return settings(model=model | {"action_tanh": not config["data"]["normalise_actions"]})
 
 
 def film_settings(wildcards):

@@ -40,7 +40,8 @@ def train() -> None:
     check_sizes(trajectories, statistics, given.arrays)
     policy = fresh_policy(run.environment, given.settings, statistics, run_stream("weights", run))
     if given.source_policy:
-        adapt(load_policy(given.source_policy, run.source), policy)
+        carried = adapt(load_policy(given.source_policy, run.source), policy)
+        description = description and description | {"transfer": carried._asdict()}
         freeze(policy, run.strategy)
     if place == "cpu":
         use_fastest_products()
