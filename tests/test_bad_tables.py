@@ -37,7 +37,7 @@ def tables(tmp_path: Path) -> Path:
     for number, run in enumerate(RUNS):
         identity = ",".join(map(str, Run.from_path(run)))
         episodes = [f"{identity},{epoch},{epoch * 15},0,{epoch * 10.5},{epoch + 9},{epoch}.5" for epoch in (0, 5, 10)]
-        points = [f"{epoch},{epoch * 15},{epoch or 'nan'},{epoch or 'nan'},0.0001,50,100" for epoch in (0, 5, 10)]
+        points = [f"{epoch},{epoch * 15},{epoch or 'nan'},{epoch or 'nan'},0.0001,50,100,40,{0.5 if epoch else 'nan'}" for epoch in (0, 5, 10)]
         for name, columns, rows in (("returns", RETURNS_COLUMNS, episodes), ("training", TRAINING_COLUMNS, points)):
             path = place(tmp_path, f"{name}{number}")
             path.parent.mkdir(parents=True, exist_ok=True)

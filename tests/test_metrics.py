@@ -148,9 +148,9 @@ def test_an_empty_source_is_read_as_an_empty_text(tmp_path: Path) -> None:
 def test_evaluation_points_are_read_with_the_identity_of_their_run(tmp_path: Path) -> None:
     paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
     for number, path in enumerate(paths):
-        points = pd.DataFrame([[0, 0, 1.0 + number, 0.1, 1e-4, 7, 9], [5, 75, 0.5, 0.1, 1e-4, 7, 9]])
+        points = pd.DataFrame([[0, 0, 1.0 + number, 0.1, 1e-4, 7, 9, 6, 0.5], [5, 75, 0.5, 0.1, 1e-4, 7, 9, 6, 0.5]])
         points.to_csv(path, index=False, header=[*Point.__dataclass_fields__])
     found = read_training(["finetune/walker2d/hopper/unfreeze1/seed2", "scratch/hopper/seed0"], paths)
     assert found.columns.tolist() == [*Run._fields, *Point.__dataclass_fields__]
-    assert found.iloc[1].tolist() == ["finetune", "walker2d", "hopper", "unfreeze1", 2, 5, 75, 0.5, 0.1, 1e-4, 7, 9]
-    assert found.iloc[2].tolist() == ["scratch", "", "hopper", "", 0, 0, 0, 2.0, 0.1, 1e-4, 7, 9]
+    assert found.iloc[1].tolist() == ["finetune", "walker2d", "hopper", "unfreeze1", 2, 5, 75, 0.5, 0.1, 1e-4, 7, 9, 6, 0.5]
+    assert found.iloc[2].tolist() == ["scratch", "", "hopper", "", 0, 0, 0, 2.0, 0.1, 1e-4, 7, 9, 6, 0.5]

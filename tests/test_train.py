@@ -14,6 +14,7 @@ from dt.policy import PolicyError, fresh_policy, load_policy, save_policy
 from dt.runs import Run
 from dt.streams import run_stream, stream
 from dt.train import TrainingError, train
+from dt.transfer import freeze
 
 Data = tuple[Trajectories, dict[str, Any]]
 SCRATCH = Run("scratch", "", "hopper", "", 0)
@@ -51,6 +52,43 @@ def test_training_learns_actions_that_states_determine(config: dict[str, Any]) -
     policy = fresh_policy("hopper", config, stats, stream(0))
     points = train(policy, trajectories, SCRATCH, 150, config).points
     assert points[-1].loss < 0.3 * points[1].loss
+
+
+@pytest.mark.parametrize(("layers", "strategy"), [(3, "unfreeze0"), (3, "unfreeze2"), (1, "unfreeze1"), (2, "")])
+def test_effective_weights_are_those_that_get_a_gradient(
+    layers: int, strategy: str, config: dict[str, Any], hopper: Data
+) -> None:
+    config["model"]["layers"] = layers
+    policy = fresh_policy("hopper", config, hopper[1], stream(0))
+    if strategy:
+        freeze(policy, strategy)
+    (_, *points) = train(policy, hopper[0], SCRATCH, 1, config).points
+    windows = vars(gather(hopper[0], policy.normalisation, np.arange(4), np.zeros(4, int), 4))
+    action_loss(policy.model, **{name: torch.from_numpy(array) for name, array in windows.items()}).backward()
+    found = sum(each.numel() for each in policy.model.parameters() if each.grad is not None)
+    assert [point.effective for point in points] == [found]
+    assert found < points[0].trainable
+
+
+@pytest.mark.parametrize(("clip", "share"), [(1e-9, 1.0), (1e9, 0.0)])
+def test_the_share_of_clipped_steps_is_written_down(
+    clip: float, share: float, config: dict[str, Any], hopper: Data
+) -> None:
+    config["training"]["gradient_clip"] = clip
+    points = train(fresh_policy("hopper", config, hopper[1], stream(0)), hopper[0], SCRATCH, 2, config).points
+    assert np.isnan(points[0].clipped)
+    assert [point.clipped for point in points[1:]] == [share, share]
+
+
+def test_some_steps_are_clipped_where_the_limit_is_their_median_norm(config: dict[str, Any], hopper: Data) -> None:
+    config["training"] |= {"gradient_clip": 1e9, "learning_rate": 1e-12, "weight_decay": 0.0}
+    config["model"]["dropout"] = 0.0
+    config["evaluation"]["every"] = 3
+    (_, point) = train(fresh_policy("hopper", config, hopper[1], stream(0)), hopper[0], SCRATCH, 3, config).points
+    config["training"]["gradient_clip"] = point.gradient_norm  # their mean
+    (_, point) = train(fresh_policy("hopper", config, hopper[1], stream(0)), hopper[0], SCRATCH, 3, config).points
+    assert 0 < point.clipped < 1
+    assert point.clipped * point.step == pytest.approx(round(point.clipped * point.step))
 
 
 def test_the_same_run_twice_gives_the_same_bytes(config: dict[str, Any], hopper: Data, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from dt.streams import stream
 
 ARM_COLUMNS = ["kind", "source", "target", "strategy"]
 TEXT_COLUMNS = dict.fromkeys(ARM_COLUMNS, str)  # so that an empty source is read as ""
-TRAINING_COLUMNS = ["epoch", "step", "loss", "gradient_norm", "learning_rate", "trainable", "parameters"]
+TRAINING_COLUMNS = [
+    *("epoch", "step", "loss", "gradient_norm", "learning_rate", "trainable", "parameters", "effective", "clipped")
+]
 REMAKE = "delete it, and snakemake makes it anew"
 STYLE = (
     "body {font: 13px sans-serif; margin: 1.5em} table {border-collapse: collapse}"
@@ -53,8 +55,9 @@ def read_training(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
     for run, path in zip(runs, paths, strict=True):
         with reading(path, f"a training table of {run}", cure=REMAKE):
             table = pd.read_csv(path)
-            # before the first step there are no loss and no norm: they may be NaN
-            _check_columns(table, TRAINING_COLUMNS, reals=["learning_rate"], others=["loss", "gradient_norm"])
+            # before the first step there are no loss, no norm and no clipping: they may be NaN
+            unknown_at_first = ["loss", "gradient_norm", "clipped"]
+            _check_columns(table, TRAINING_COLUMNS, reals=["learning_rate"], others=unknown_at_first)
         for position, (column, value) in enumerate(Run.from_path(run)._asdict().items()):
             table.insert(position, column, value)
         tables.append(table)

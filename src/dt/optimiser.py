@@ -60,7 +60,7 @@ class Optimiser:
         named = {name: each for name, each in zip(self.parameters, found, strict=True) if each is not None}
         gradients = list(named.values())
         norm = get_total_norm(gradients, foreach=True)
-        torch._foreach_mul_(gradients, (self.settings["gradient_clip"] / (norm + CLIP_EPSILON)).clamp(max=1))
+        torch._foreach_mul_(gradients, self._factor(norm).clamp(max=1))
         weights, first, second = ([part[name] for name in named] for part in (self.parameters, self.first, self.second))
         self.count += 1
         with torch.no_grad():
@@ -75,6 +75,14 @@ class Optimiser:
                 maximize=False,
             )
         return loss.detach(), norm
+
+    def clips(self, norms: Tensor) -> Tensor:
+        """Whether gradients of these `norms: [steps]` are shortened, `[steps] bool`."""
+        return self._factor(norms) < 1
+
+    def _factor(self, norm: Tensor) -> Tensor:
+        """What brings a gradient to the allowed norm."""
+        return self.settings["gradient_clip"] / (norm + CLIP_EPSILON)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and AdamW's moments."""

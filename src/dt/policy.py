@@ -63,6 +63,17 @@ class Policy:
     def trainable_count(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
+    @property
+    def effective_count(self) -> int:
+        """Trainable weights that receive a gradient: the heads of states and returns are not in the loss."""
+        unused = sum(
+            parameter.numel()
+            for head in (self.model.predict_state, self.model.predict_return)
+            for parameter in head.parameters()
+            if parameter.requires_grad
+        )
+        return self.trainable_count - unused
+
 
 def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weights: np.random.SeedSequence) -> Policy:
     """An untrained policy for the environment `name`.

@@ -41,7 +41,9 @@ class TrainingError(ExpectedError):
 class Point:
     """One row of training.csv: an evaluation point.
 
-    Loss and gradient norm (before clipping) are means since the last one, the learning rate is that of the next step.
+    Loss and gradient norm (before clipping) are means since the last point, `clipped` is the share of steps since then
+    whose gradient was longer than `training.gradient_clip`; the learning rate is that of the next step. `effective` are
+    the trainable weights that the loss depends on.
     """
 
     epoch: int
@@ -51,6 +53,8 @@ class Point:
     learning_rate: float
     trainable: int
     parameters: int
+    effective: int
+    clipped: float
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,11 @@ class Progress:
         return generator
 
     def add_point(self, policy: Policy, epoch: int, optimiser: Optimiser, checkpoint: Checkpoint) -> Point:
-        loss, norm = self._losses().double().mean(0).tolist() if self.losses else NO_LOSS
-        rate, counts = optimiser.learning_rate, (policy.trainable_count, policy.parameter_count)
-        point = Point(epoch, optimiser.steps, loss, norm, rate, *counts)
+        losses = self._losses()
+        loss, norm = losses.double().mean(0).tolist() if self.losses else NO_LOSS
+        clipped = optimiser.clips(losses[:, 1]).double().mean().item()  # NaN before the first step
+        rate, counts = optimiser.learning_rate, (policy.trainable_count, policy.parameter_count, policy.effective_count)
+        point = Point(epoch, optimiser.steps, loss, norm, rate, *counts, clipped)
         snapshot = {f"{epoch}/{name}": tensor.cpu().clone() for name, tensor in policy.model.state_dict().items()}
         self.points.append(point)
         self.snapshots |= snapshot
