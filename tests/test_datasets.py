@@ -145,7 +145,7 @@ def test_a_dataset_is_read_up_to_the_trajectories_asked_for(collected: Path, epi
 
 def test_statistics_are_numpys_on_minaris_episodes(collected: Path, episodes: list[Any]) -> None:
     _, stats = read_minari(collected, TRAJECTORIES, 1.0, "Hopper-v5")
-    states = np.concatenate([episode.observations[:-1] for episode in episodes])
+    states = np.concatenate([episode.observations[:-1] for episode in episodes]).astype(np.float32).astype(np.float64)
     actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float64)
     for name, values in (("states", states), ("actions", actions)):
         np.testing.assert_allclose(stats[name]["mean"], values.mean(axis=0), rtol=1e-9)

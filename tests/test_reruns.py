@@ -21,7 +21,7 @@ EDITS = [  # module, what is written instead of what, the jobs that run it
     ("src/dt/metrics.py", "percentile", "bca", REPORT),
     # snapshots of fine-tuning and scratch are gone, so a new evaluation trains anew
     ("src/dt/scores.py", "100 * (returns", "99 * (returns", dict(finetune=4, scratch=2, evaluate=7, **REPORT)),
-    ("src/dt/stats.py", "SMALLEST_STD = 1e-6", "SMALLEST_STD = 1e-5", dict(stats=2, **EVERY_TRAINING)),
+    ("src/dt/stats.py", "NOISE = 1e-12", "NOISE = 1e-11", dict(stats=2, **EVERY_TRAINING)),
     ("src/dt/provenance.py", "FOLDERS_UP = 3", "FOLDERS_UP = 4", {}),
     ("src/dt/config.py", "unknown key", "strange key", {}),
     ("src/dt/__init__.py", "0.1.0", "0.2.0", {}),

@@ -13,7 +13,10 @@ from dt.resident import ResidentTrajectories
 
 @pytest.mark.parametrize("context", [(5, 5), (1, 9)])
 @pytest.mark.parametrize("sampling", ["trajectory", "transition"])
-def test_windows_of_an_epoch_equal_those_of_data(sampling: str, context: tuple[int, int]) -> None:
+def test_windows_of_an_epoch_equal_those_of_data(
+    sampling: str, context: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dt.resident.ROWS", 7)  # fewer than there are
     trajectories, stats = synthetic(11, 3)
     data: dict[str, Any] = {"normalise_states": True, "normalise_actions": True}
     normalisation = Normalisation.from_stats(stats, data, 1000.0)

@@ -74,8 +74,8 @@ class Normalisation:
     def from_stats(cls, stats: dict[str, Any], data: dict[str, Any], reward_scale: float) -> Normalisation:
         """From a stats file, as far as the config's `data` block asks for it.
 
-        Actions that are not normalised are brought from their bounds to [-1, 1], the range of tanh. Raises DataError if
-        they have none.
+        Actions that are not normalised are brought from their bounds to [-1, 1], the range of tanh; one that can take a
+        single value becomes 0. Raises DataError if they have no bounds.
         """
         states, actions = stats["states"], stats["actions"]
         same = cls.identity(len(states["mean"]), len(actions["mean"]), reward_scale)
@@ -94,14 +94,16 @@ class Normalisation:
         return cls((0.0,) * state_size, (1.0,) * state_size, (0.0,) * action_size, (1.0,) * action_size, reward_scale)
 
     def states(self, states: np.ndarray) -> np.ndarray:
-        return ((states - _floats(self.state_mean)) / _floats(self.state_std)).astype(np.float32)
+        """Normalise states `[…, S]`, of the data or of a simulator; equal ones become equal to the bit, in float32."""
+        return _standardised(states, self.state_mean, self.state_std)
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        return ((actions - _floats(self.action_mean)) / _floats(self.action_std)).astype(np.float32)
+        """Normalise actions `[…, A]` as `states` does states."""
+        return _standardised(actions, self.action_mean, self.action_std)
 
     def raw_actions(self, actions: np.ndarray) -> np.ndarray:
-        """The inverse of `actions`."""
-        return actions * _floats(self.action_std) + _floats(self.action_mean)
+        """The inverse of `actions`, float32."""
+        return (actions * np.array(self.action_std) + np.array(self.action_mean)).astype(np.float32)
 
     @classmethod
     def from_lists(cls, fields: dict[str, Any]) -> Normalisation:
@@ -122,8 +124,9 @@ def read_stats(path: Path) -> dict[str, Any]:
                 raise DataError(f"{path}: {name} have no finite means and deviations > 0; {REMAKE}")
         low, high = stats["actions"]["low"], stats["actions"]["high"]
         bounds = zip(low, high, strict=True)
-        if len(low) != len(moments["actions"][0]) or not all(_unbounded(pair) or _in_order(pair) for pair in bounds):
-            raise DataError(f"{path}: actions have no bounds, low < high; {REMAKE}")
+        fit = all(_unbounded(pair) or _in_order(pair) or (_finite(pair[0]) and pair[0] == pair[1]) for pair in bounds)
+        if len(low) != len(moments["actions"][0]) or not fit:
+            raise DataError(f"{path}: actions have no bounds, low ≤ high; {REMAKE}")
         derived = stats["derived"]
         if not (_finite(derived["target_return"]) and _finite(derived["reward_scale"]) and derived["reward_scale"] > 0):
             raise DataError(f"{path}: derived values are not finite, with a reward_scale > 0; {REMAKE}")
@@ -218,16 +221,19 @@ def _unbounded(pair: tuple[Any, Any]) -> bool:
     return None in pair and all(value is None or _finite(value) for value in pair)
 
 
-def _floats(values: tuple[float, ...]) -> np.ndarray:
-    return np.array(values, np.float32)
+def _standardised(values: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """`(x − mean) / std` in float64 of x in float32, as the arrays hold it: a simulator's digits beyond are dropped."""
+    result = np.asarray(values, np.float32) - np.array(mean)
+    result /= np.array(std)
+    return result.astype(np.float32)
 
 
 def _centre_and_reach(low: list[float | None], high: list[float | None]) -> tuple[list[float], list[float]]:
-    """Of bounded actions; 0 and 1 for those between -1 and 1."""
+    """Of bounded actions; 0 and 1 for those between -1 and 1. The reach of a single value is 1."""
     bounds = [(least, most) for least, most in zip(low, high, strict=True) if least is not None and most is not None]
     if len(bounds) < len(low):
         raise DataError("the environment's actions have no bounds; set data.normalise_actions: true")
-    return [(least + most) / 2 for least, most in bounds], [(most - least) / 2 for least, most in bounds]
+    return [(least + most) / 2 for least, most in bounds], [(most - least) / 2 or 1.0 for least, most in bounds]
 
 
 def _open_array(path: Path, dimensions: int, kind: str) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dt.data import Normalisation, Trajectories
+
+ROWS = 65_536  # normalised at once: in float64, all of them could fill the memory
 
 
 class ResidentTrajectories:
@@ -19,8 +21,8 @@ class ResidentTrajectories:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
         self.arrays = {
-            "states": put(normalisation.states(trajectories.states)),
-            "actions": put(normalisation.actions(trajectories.actions)),
+            "states": put(_in_parts(normalisation.states, trajectories.states)),
+            "actions": put(_in_parts(normalisation.actions, trajectories.actions)),
             "returns_to_go": put(trajectories.returns_to_go[:, None] / np.float32(normalisation.reward_scale)),
         }
         self.starts, self.lengths = put(trajectories.starts), put(trajectories.lengths)
@@ -44,3 +46,11 @@ class ResidentTrajectories:
         rows, keep = self.starts[indices][:, None] + timesteps, mask[:, :, None]
         windows = {name: array[rows] * keep for name, array in self.arrays.items()}
         return windows | {"timesteps": timesteps, "mask": mask}
+
+
+def _in_parts(normalise: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
+    """`normalise(values)`, float32."""
+    result = np.empty(values.shape, np.float32)
+    for start in range(0, len(values), ROWS):
+        result[start : start + ROWS] = normalise(values[start : start + ROWS])
+    return result

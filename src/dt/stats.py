@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 
 from dt.data import DataError, Trajectories, returns_to_go
 from dt.environments import make_environment
-from dt.episodes import Expected, read_episodes
+from dt.episodes import LARGEST, Expected, read_episodes
 from dt.existing import data_file
 from dt.streams import integer, reset_seeds, stream
 
-SMALLEST_STD = 1e-6
+log = logging.getLogger(__name__)
+NOISE = 1e-12  # of a component around 0: a few thousand roundings, in float64, of numbers of size 1
 BEST_DECILE = 0.9
 RANDOM_EPISODES = 30
 
@@ -29,23 +31,45 @@ def read_minari(
     expected = Expected.of(env_id, arguments or {})
     episodes = read_episodes(folder, trajectories, expected)
     starts = np.concatenate([[0], np.cumsum([len(episode.rewards) for episode in episodes])]).astype(np.int64)
-    states = np.concatenate([episode.observations[:-1] for episode in episodes])
-    actions = np.concatenate([episode.actions for episode in episodes])
+    states = np.concatenate([episode.observations[:-1] for episode in episodes]).astype(np.float32)
+    actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float32)
     rewards = np.concatenate([episode.rewards for episode in episodes]).astype(np.float64)
     rtg = returns_to_go(rewards, starts, gamma)
-    flat = Trajectories(states.astype(np.float32), actions.astype(np.float32), rtg.astype(np.float32), starts)
+    flat = Trajectories(states, actions, rtg.astype(np.float32), starts)
     totals = np.add.reduceat(rewards, starts[:-1])
-    stats = {
+    stats: dict[str, Any] = {
         "trajectories": trajectories,
         "transitions": int(starts[-1]),
-        "states": _moments(states),
-        "actions": {**_moments(actions), "low": _bound(expected.low), "high": _bound(expected.high)},
+        "states": moments(states),
+        "actions": {**moments(actions), "low": _bound(expected.low), "high": _bound(expected.high)},
         "returns": _spread(totals),
         "lengths": _spread(flat.lengths),
         "derived": {"target_return": float(np.quantile(totals, BEST_DECILE)), "reward_scale": _magnitude(totals)},
         "sha256": hashlib.sha256(data_file(folder).read_bytes()).hexdigest(),
     }
+    for name in ("states", "actions"):
+        _warn_of_constants(name, stats[name]["constant"])
     return flat, stats
+
+
+def moments(values: np.ndarray) -> dict[str, list[Any]]:
+    """Means and deviations of the components of `values: [N, size] float32`, and which of them are constant.
+
+    Constant is what deviates by no more than a step of float32 at its largest value, or noise around 0: rounding has
+    made it, so it is not to be blown up, and the deviation given for it is 1.
+    """
+    means, stds, constant = [], [], []
+    for number, column in enumerate(values.T):
+        first = float(column[0])
+        moved = column.astype(np.float64) - first  # no digit is lost where large values differ by little
+        std, step = float(moved.std()), float(np.spacing(np.abs(column).max()))
+        means.append(first + float(moved.mean()))
+        if std > max(step, NOISE):
+            stds.append(std)
+        else:
+            stds.append(1.0)
+            constant.append(number)
+    return {"mean": means, "std": stds, "constant": constant}
 
 
 def reference_returns(name: str, env_id: str, arguments: dict[str, Any], stats: dict[str, Any]) -> dict[str, float]:
@@ -81,13 +105,29 @@ def _magnitude(returns: np.ndarray) -> float:
 
 
 def _bound(values: np.ndarray) -> list[float | None]:
-    """JSON has no infinity."""
-    return [float(value) if np.isfinite(value) else None for value in values]
+    """JSON has no infinity, and many environments call the largest float32 what has no bound."""
+    return [float(value) if abs(value) <= LARGEST else None for value in values]
 
 
-def _moments(values: np.ndarray) -> dict[str, list[float]]:
-    values = values.astype(np.float64)
-    return {"mean": values.mean(0).tolist(), "std": np.maximum(values.std(0), SMALLEST_STD).tolist()}
+def _warn_of_constants(name: str, constant: list[int]) -> None:
+    if constant:
+        log.warning(
+            "warning: %s: of the components, counted from 0, these are constant up to rounding in float32, so where %s"
+            " are normalised they are not divided by their deviation: %s; should they vary, move their values nearer to"
+            " 0 in the environment and its data",
+            name,
+            name,
+            _ranges(constant),
+        )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0, 3 to 5` for 0, 3, 4, 5."""
+    known = set(numbers)
+    firsts = [number for number in numbers if number - 1 not in known]
+    lasts = [number for number in numbers if number + 1 not in known]
+    pairs = zip(firsts, lasts, strict=True)
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in pairs)
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
