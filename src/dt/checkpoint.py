@@ -45,6 +45,7 @@ class Checkpoint:
         self.folder = folder / key if folder else None
         self.saved_at = time.monotonic()
         self.stopping = False
+        self.resumed = False  # whether a record was read: the job goes on from what another one did
         if folder:
             if not KEY.fullmatch(key):
                 raise ValueError(f"found {key!r}; a key is 16 hexadecimal digits")
@@ -90,6 +91,7 @@ class Checkpoint:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
             if _checksum(tensors, values) != checksum:
                 raise ValueError("it was changed since it was written")
+            self.resumed = True
             return tensors, values
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             log.warning("%s cannot be read, so the job begins anew: %s", path, error)

@@ -1,4 +1,4 @@
-"""The command `dt`: what one does with a policy outside the workflow."""
+"""The command `dt`: what one does with policies and results outside the workflow."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from dt import cli
 
 def main(argv: list[str] | None = None) -> None:
     """Run `dt SUBCOMMAND …`; what is wrong with its files ends it with one line on stderr and exit code 1."""
-    parser = argparse.ArgumentParser(prog="dt", description="Decision Transformers: evaluate, film, export and import.")
+    parser = argparse.ArgumentParser(
+        prog="dt", description="Decision Transformers: evaluate, film, export, import; collect runs."
+    )
     commands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
-    for add in (_add_evaluate, _add_export_hf, _add_import_hf):
+    for add in (_add_evaluate, _add_export_hf, _add_import_hf, _add_collect):
         add(commands)
     given = parser.parse_args(argv)
     cli.main(lambda: given.run(given))
@@ -103,3 +105,22 @@ def _import_hf(given: argparse.Namespace) -> None:
     policy = import_policy(given.folder, task, stats, given.reward_scale)
     save_policy(policy, given.policy)
     print(f"{given.policy}: {policy.parameter_count} weights of {policy.task.environment}")
+
+
+def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("collect", help="make a part of a study of finished runs, to publish and to join")
+    parser.add_argument("results", type=Path, help="folder with policies and evaluations")
+    parser.add_argument("out", type=Path, help="folder to write; it may hold nothing but the same part")
+    parser.add_argument("--study", help="name of the study; default: that of the results folder")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: all that are there")
+    files = "as for snakemake, which laid them over config.yaml in the working directory"
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help=files)
+    parser.set_defaults(run=_collect)
+
+
+def _collect(given: argparse.Namespace) -> None:
+    from dt.collect import collect
+
+    study = given.study or given.results.resolve().name
+    runs = collect(given.results, given.out, study, given.configfile, given.seeds)
+    print(f"{given.out}: {len(runs)} runs of seed {', '.join(map(str, sorted({run.seed for run in runs})))}")

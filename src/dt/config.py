@@ -1,4 +1,4 @@
-"""Check a configuration. Only the Snakefile uses this module: a better message retrains nothing."""
+"""Check a configuration. No job uses this module: a better message retrains nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
+from snakemake.utils import update_config
 
 from dt.broken import reason
 from dt.runs import ExpectedError, context_range, unfrozen_layers
@@ -49,6 +50,33 @@ def complete(config: dict[str, Any]) -> None:
     sources = config["sources"] if isinstance(config["sources"], dict) else {}
     config["imported"] = {name: {"title": name.capitalize(), **entry} for name, entry in sources.items() if entry}
     config["sources"] = list(config["sources"])
+
+
+def layered(config: dict[str, Any], layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Lay what differs over a configuration, as Snakemake lays a `--configfile` over the Snakefile's own."""
+    for layer in layers:
+        if isinstance(layer.get("sources"), dict) and isinstance(config["sources"], list):
+            config["sources"] = {}  # a mapping is not laid over a list
+        update_config(config, layer)
+    return config
+
+
+def configured(workflow: Path, files: Iterable[Path]) -> dict[str, Any]:
+    """The configuration of the workflow in a folder, with `files` laid over it, completed; raises ConfigError."""
+    default, schema = workflow / "config.yaml", workflow / "workflow/schemas/config.schema.yaml"
+    paths = [default, *files]
+    for path in (schema, *paths):
+        if not path.is_file():
+            raise ConfigError(f"there is no {path}; name an existing file, and do so where the workflow lies")
+    check_files(paths)
+    config, *layers = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths)
+    for path, layer in zip(paths[1:], layers, strict=True):
+        if not isinstance(layer, dict):
+            raise ConfigError(f"{path}: found {_shorten(layer)}; allowed are keys with values")
+    config = layered(config, layers)
+    check(config, yaml.safe_load(schema.read_text(encoding="utf-8")))
+    complete(config)
+    return config
 
 
 def check_files(paths: Iterable[str | Path]) -> None:

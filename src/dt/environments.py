@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -123,6 +125,12 @@ def environment_spec(env_id: str, arguments: Mapping[str, Any] | None = None) ->
     spec.kwargs.update(arguments or {})
     spec.max_episode_steps = spec.kwargs.pop("max_episode_steps", spec.max_episode_steps)
     return spec
+
+
+def described_spec(env_id: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All that is registered of an environment, with its arguments, as JSON holds it; raises as `environment_spec`."""
+    spec = asdict(environment_spec(env_id, arguments))
+    return json.loads(json.dumps(spec, default=lambda value: getattr(value, "__qualname__", type(value).__name__)))
 
 
 def _import(spec: EnvSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from typing import Any
 
 import torch
 
@@ -39,6 +40,18 @@ def use_fastest_products() -> None:
     if not exact:
         torch.set_float32_matmul_precision("highest")
     log.info("fp32 matrix products by %s", "oneDNN" if exact else "PyTorch's default: oneDNN rounds to bf16 here")
+
+
+def computing(place: str) -> dict[str, Any]:
+    """Say what the machine has to do with the bytes of a result, as it is set now; for a record of provenance."""
+    default = "MKL" if torch.backends.mkl.is_available() else "PyTorch's default"
+    products = "oneDNN" if torch.get_float32_matmul_precision() == "medium" else default
+    return {
+        "device": place,
+        "threads": torch.get_num_threads(),
+        "kernels": torch.backends.cpu.get_cpu_capability(),  # the vector instructions that PyTorch's own loops use
+        "products": products if place == "cpu" else "cuBLAS",
+    }
 
 
 def device(name: str) -> torch.device:

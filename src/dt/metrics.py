@@ -20,6 +20,7 @@ TEXT_COLUMNS = dict.fromkeys(ARM_COLUMNS, str)  # so that an empty source is rea
 TRAINING_COLUMNS = [
     *("epoch", "step", "loss", "gradient_norm", "learning_rate", "trainable", "parameters", "effective", "clipped")
 ]
+NUMBERS = "%.10g"  # as tables show them
 REMAKE = "delete it, and snakemake makes it anew"
 STYLE = (
     "body {font: 13px sans-serif; margin: 1.5em} table {border-collapse: collapse}"

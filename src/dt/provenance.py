@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -23,8 +24,9 @@ from typing import Any
 from dt.files import checksum, write_whole
 from dt.fingerprint import fingerprint
 
-PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "minari", "snakemake")
+PACKAGES = ("torch", "numpy", "numba", "mujoco", "gymnasium", "minari", "snakemake")
 TEMPORARY = ("snapshots.safetensors",)  # deleted once evaluated
+VECTORS = re.compile(r"avx\w*|amx\w*|sse4_\w+|fma|f16c|asimd\w*|sve\w*")  # as Linux calls vector instructions
 FOLDERS_UP = 3  # from a dataset's file to its record
 
 
@@ -43,16 +45,22 @@ def describe(script: Path, given: argparse.Namespace, made_from: Iterable[Path],
         "git": git_state(script),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "processor": processor(),
+        "instructions": instructions(),
         "made_from": {str(path): checksum(path) for path in made_from},
     }
 
 
-def record(path: Path | None, description: dict[str, Any] | None, made: Iterable[Path]) -> None:
-    """Write the record of the files `made`, in JSON, once they are there."""
+def record(path: Path | None, description: dict[str, Any] | None, made: Iterable[Path], **more: Any) -> None:
+    """Write the record of the files `made`, in JSON, once they are there; `more` is what is known only then."""
     if path is None or description is None:
         return
     made_from = {_relative(Path(file), path): digest for file, digest in description["made_from"].items()}
-    whole = {"made": {_relative(file, path): checksum(file) for file in made}, **description, "made_from": made_from}
+    whole = {
+        "made": {_relative(file, path): checksum(file) for file in made},
+        **description,
+        **more,
+        "made_from": made_from,
+    }
     write_whole(path, lambda unfinished: unfinished.write_text(json.dumps(whole, indent=1) + "\n"))
 
 
@@ -81,12 +89,22 @@ def git_state(script: Path) -> dict[str, Any] | None:
 
 def processor() -> str:
     """Its name where Linux tells it, or its architecture."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> list[str]:
+    """Name the processor's vector instructions, where Linux tells them: rounding depends on which are used."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return sorted(flag for flag in flags if VECTORS.fullmatch(flag))
+
+
+def _cpuinfo(name: str) -> str:
+    """Read a field of the first processor from what Linux says of it; empty where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")
 
 
 def follow(path: Path, seen: set[Path], depth: int = 0) -> Iterator[tuple[int, str, str, dict[str, Any] | None]]:

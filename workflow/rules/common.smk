@@ -10,9 +10,8 @@ from pathlib import Path
 import yaml
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import update_config
 
-from dt.config import ConfigError, check, check_files, complete, plain
+from dt.config import ConfigError, check, check_files, complete, layered, plain
 from dt.existing import NoDatasetError, find, identity
 from dt.files import checksum
 from dt.fingerprint import fingerprint
@@ -32,10 +31,7 @@ try:
     layers = [given]
     if workflow.modifier.is_main_snakefile():  # a `module` is configured by who imports it
         layers.append(plain(workflow.config_settings.config))
-    for layer in layers:
-        if isinstance(layer.get("sources"), dict) and isinstance(config["sources"], list):
-            config["sources"] = {}  # a mapping is not laid over a list
-        update_config(config, layer)
+    config = layered(config, layers)
     check(config, yaml.safe_load(SCHEMA.read_text()))
     complete(config)
 except ConfigError as error:

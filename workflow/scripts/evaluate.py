@@ -10,7 +10,7 @@ from dt.cli import main, parser, run_argument
 from dt.data import read_stats
 from dt.evaluation import evaluate_snapshots
 from dt.fingerprint import fingerprint
-from dt.machine import device, use_one_thread
+from dt.machine import computing, device, use_one_thread
 from dt.policy import load_policy
 from dt.provenance import describe, record
 from dt.scores import read_steps, score, write_returns
@@ -32,7 +32,9 @@ def evaluate() -> None:
     use_one_thread()
     if given.settings["device"] != "cpu":
         take_gpu()
-    description = describe(Path(__file__), given, [given.policy, given.training, given.snapshots, given.stats])
+    place = device(given.settings["device"]).type
+    made_from = [given.policy, given.training, given.snapshots, given.stats]
+    description = describe(Path(__file__), given, made_from, **computing(place))
     derived = read_stats(given.stats)["derived"]
     target_return, reference = (given.settings.get(key, derived.get(key)) for key in ("target_return", "reference"))
     steps = read_steps(given.training)
@@ -41,10 +43,10 @@ def evaluate() -> None:
     seeds = reset_seeds(run_stream("evaluation", given.run), len(steps) * episodes)
     seeds = np.reshape(seeds, (len(steps), episodes))
     policy = load_policy(given.policy, given.run.environment)
-    policy.model.to(device(given.settings["device"])).compute_in(given.settings["precision"])
-    place = device(given.settings["device"]).type, version("torch"), version("mujoco")
+    policy.model.to(place).compute_in(given.settings["precision"])
+    machine = place, version("torch"), version("mujoco")
     key = digest(
-        fingerprint(Path(__file__)), given.run, given.settings, place, given.policy, given.snapshots, given.stats
+        fingerprint(Path(__file__)), given.run, given.settings, machine, given.policy, given.snapshots, given.stats
     )
     checkpoint = Checkpoint(given.checkpoint, key)
     _, values = checkpoint.read("rows") or ({}, {"rows": []})
@@ -64,7 +66,7 @@ def evaluate() -> None:
         ]
         checkpoint.write("rows", {}, {"rows": rows})
     write_returns(given.returns, rows)
-    record(given.provenance, description, [given.returns])
+    record(given.provenance, description, [given.returns], resumed=checkpoint.resumed)
     checkpoint.remove()
 
 

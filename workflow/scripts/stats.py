@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dt.cli import main, parser
 from dt.data import ARRAYS
+from dt.environments import described_spec
 from dt.files import write_whole
 from dt.provenance import describe, record
 from dt.stats import read_minari, reference_returns
@@ -19,8 +20,8 @@ def stats() -> None:
     given = arguments.parse_args()
     settings = given.settings
     made_from = sorted(path for path in given.dataset.rglob("*") if path.is_file())
-    description = describe(Path(__file__), given, made_from)
     env_id, options = settings["gymnasium"], settings.get("arguments", {})
+    description = describe(Path(__file__), given, made_from, spec=described_spec(env_id, options))
     flat, statistics = read_minari(given.dataset, settings["trajectories"], settings["gamma"], env_id, options)
     if settings["derive_reference"]:
         reference = reference_returns(given.environment, env_id, options, statistics)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from dt.cli import main, parser
 from dt.files import write_whole
-from dt.metrics import read_returns, read_training, readable, summary
+from dt.metrics import NUMBERS, read_returns, read_training, readable, summary
 from dt.provenance import describe, record
 from dt.runs import runs
 
@@ -31,7 +31,7 @@ def tables() -> None:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, index=False, float_format="%.10g")
+    table.to_csv(path, index=False, float_format=NUMBERS)
 
 
 if __name__ == "__main__":

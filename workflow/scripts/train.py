@@ -7,7 +7,7 @@ from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
 from dt.data import ARRAYS, Trajectories, check_sizes, read_stats
 from dt.fingerprint import fingerprint
-from dt.machine import device, use_fastest_products, use_one_thread
+from dt.machine import computing, device, use_fastest_products, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
 from dt.provenance import describe, record
 from dt.slots import take_gpu
@@ -32,9 +32,11 @@ def train() -> None:
     if given.settings["device"] != "cpu":
         take_gpu()
     place = device(given.settings["device"]).type
+    if place == "cpu":
+        use_fastest_products()
     made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
     arrays = [given.arrays / f"{name}.npy" for name in ARRAYS]
-    description = describe(Path(__file__), given, [*made_from, *arrays], device=place)
+    description = describe(Path(__file__), given, [*made_from, *arrays], **computing(place))
     run, statistics = given.run, read_stats(given.stats)
     trajectories = Trajectories.open(given.arrays)
     check_sizes(trajectories, statistics, given.arrays)
@@ -43,8 +45,6 @@ def train() -> None:
         carried = adapt(load_policy(given.source_policy, run.source), policy)
         description = description and description | {"transfer": carried._asdict()}
         freeze(policy, run.strategy)
-    if place == "cpu":
-        use_fastest_products()
     machine = place, version("torch")
     key = digest(fingerprint(Path(__file__)), run, given.settings, given.epochs, machine, *made_from)
     checkpoint = Checkpoint(given.checkpoint, key)
@@ -52,7 +52,7 @@ def train() -> None:
     result = train_policy(policy, trajectories, run, given.epochs, given.settings, checkpoint)
     result.save(given.training, given.snapshots)
     save_policy(policy, given.policy)
-    record(given.provenance, description, [given.policy, given.training, given.snapshots])
+    record(given.provenance, description, [given.policy, given.training, given.snapshots], resumed=checkpoint.resumed)
     checkpoint.remove()
 
 
