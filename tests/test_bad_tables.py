@@ -22,7 +22,7 @@ from dt.train import Point
 RUNS = ["finetune/walker2d/hopper/unfreeze0/seed0", "scratch/hopper/seed0", "pretrain/walker2d/seed0"]
 STUDY = {"sources": ["walker2d"], "targets": ["hopper"], "strategies": ["unfreeze0"], "seeds": [0]}
 ROWS = int(synthetic(11, 3)[0].starts[-1])
-REPORT = {"final_points": 1, "confidence": 0.95, "resamples": 10}
+REPORT = {"final_points": 1, "confidence": 0.95}
 FIGURE = {
     **STUDY,
     "source": "walker2d",

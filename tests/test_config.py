@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 MISSING = object()
-OPTIONAL = {"environments.*.arguments", "data.path", "environments.*.data"}  # keys that config.yaml need not have
+# keys that config.yaml need not have
+OPTIONAL = {"environments.*.arguments", "data.path", "environments.*.data", "report.resamples"}
 
 BAD = [  # key, its value, what the message must say: where, what was found, what is allowed
     ("sedes", [0], ["sedes: unknown key", "allowed are data, device", "seeds"]),
@@ -137,6 +138,14 @@ def test_an_environments_own_data_go_before_the_studys(study: Any, own: Any, cho
     check(config, SCHEMA)
     complete(config)
     assert config["environments"]["hopper"]["data"] == chosen
+
+
+def test_a_configuration_with_the_bootstraps_resamples_is_told_that_they_have_no_effect(caplog: Any) -> None:
+    config = changed({"report.resamples": 20})
+    check(config, SCHEMA)
+    complete(config)
+    assert "resamples" not in config["report"]
+    assert "report.resamples has no effect" in caplog.text
 
 
 @pytest.mark.parametrize(

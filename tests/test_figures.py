@@ -1,5 +1,6 @@
 """What a figure shows, read back from Matplotlib's objects."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
@@ -13,11 +14,11 @@ import pytest
 import yaml
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex, to_rgb
+from scipy import stats
 
-from dt.figures import arm_styles, save_figure, transfer_figure
+from dt.figures import FORMATS, _grid, _letters, arm_styles, save_figure, transfer_figure
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
-CONFIG["report"]["resamples"] = 100
 ARMS = [*CONFIG["strategies"], "scratch"]
 RGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # sRGB, D65
 VISION = {  # Machado, Oliveira & Fernandes 2009, table 1, severity 1.0; on linear RGB
@@ -136,6 +137,69 @@ def test_the_legend_of_fewer_targets_is_even_and_inside_the_figure(targets: list
     assert [places[place] for place in sorted(places)] == columns
     assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
     assert not any(box.overlaps(axis.get_tightbbox()) for axis in figure.axes)
+
+
+def study_of(titles: list[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """One strategy and scratch on a target for each title."""
+    names = [f"t{number}" for number in range(len(titles))]
+    environments = {name: {"title": title} for name, title in zip(names, titles, strict=True)}
+    table = returns(seeds=1)
+    table = table[(table["target"] == "hopper") & table["strategy"].isin(["", "unfreeze0"])]
+    table = pd.concat([table.assign(target=name) for name in names])
+    return table, CONFIG | {"targets": names, "strategies": ["unfreeze0"], "environments": environments}
+
+
+@pytest.mark.parametrize(("count", "rows", "columns"), [(4, 1, 4), (5, 2, 3), (7, 3, 3), (10, 3, 4)])
+def test_more_than_four_targets_stand_in_rows(count: int, rows: int, columns: int) -> None:
+    figure = transfer_figure(*study_of([f"T{number}" for number in range(count)]))
+    figure.canvas.draw()
+    places = [(round(axis.get_position().y0, 3), round(axis.get_position().x0, 3)) for axis in figure.axes]
+    assert len(places) == count  # and no empty panel beside them
+    assert [len({place[side] for place in places}) for side in (0, 1)] == [rows, columns]
+    assert places == sorted(places, key=lambda place: (-place[0], place[1]))  # read as a page is
+    assert [axis.get_ylabel() for axis in figure.axes] == [
+        "" if number % columns else "return" for number in range(count)
+    ]
+    assert [axis.get_xlabel() for axis in figure.axes] == [
+        "epoch" if number + columns >= count else "" for number in range(count)
+    ]
+    assert not any(figure.legends[0].get_window_extent().overlaps(axis.get_tightbbox()) for axis in figure.axes)
+    plt.close(figure)
+
+
+def test_letters_go_on_after_z() -> None:
+    found = [_letters(number) for number in range(26 + 26 * 26 + 1)]
+    assert found[:3] + found[25:29] == ["a", "b", "c", "z", "aa", "ab", "ac"]
+    assert found[51:53] + found[-2:] == ["az", "ba", "zz", "aaa"]
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("count", [1, 64, 200, 1000])
+def test_a_bitmap_of_many_targets_is_one_that_can_be_written(count: int) -> None:
+    rows, columns = _grid(count)
+    assert rows * columns >= count > (rows - 1) * columns
+    assert 2.35 * max(rows, columns) * FORMATS[".png"]["dpi"] < 2**16  # Agg's largest
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+def test_titles_in_other_scripts_are_drawn_without_warnings_and_with_equal_bytes(tmp_path: Path, suffix: str) -> None:
+    titles = ["Hopper ⌚", "机器人", "$x 𓀀"]
+    for name in ("first", "again"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            save_figure(transfer_figure(*study_of(titles)), tmp_path / f"{name}{suffix}")
+    assert (tmp_path / f"first{suffix}").read_bytes() == (tmp_path / f"again{suffix}").read_bytes()
+    plt.close("all")
+
+
+def test_bands_are_students_t_intervals_over_seeds(figure: plt.Figure) -> None:
+    table = returns()
+    chosen = table[(table["target"] == "halfcheetah") & (table["strategy"] == "unfreeze0") & (table["epoch"] == 5)]
+    values = chosen.groupby("seed")["return"].mean()
+    expected = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
+    (vertices,) = [path.vertices for path in bands(figure.axes[0])[0].get_paths()]
+    at_epoch = vertices[vertices[:, 0] == 5, 1]
+    assert [at_epoch.min(), at_epoch.max()] == pytest.approx(list(expected))
 
 
 def test_an_arm_has_one_colour_in_all_subfigures_and_figures(figure: plt.Figure) -> None:

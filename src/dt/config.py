@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from snakemake.utils import update_config
 from dt.broken import reason
 from dt.runs import ExpectedError, context_range, unfrozen_layers
 
+log = logging.getLogger(__name__)
 NUMBER_OR_TRUTH = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|true|false")
 LARGEST = 1e30  # of a number: float32 holds it
 MOST_VALUES, DEEPEST = 100_000, 20
@@ -43,13 +45,15 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
 
 
 def complete(config: dict[str, Any]) -> None:
-    """Fill in what a checked configuration may leave out and no data are needed for."""
+    """Fill in what a checked configuration may leave out and no data are needed for, and drop what has no effect."""
     for name, environment in config["environments"].items():
         environment.setdefault("title", name.capitalize())
         environment["data"] = _source(environment, config["data"])
     sources = config["sources"] if isinstance(config["sources"], dict) else {}
     config["imported"] = {name: {"title": name.capitalize(), **entry} for name, entry in sources.items() if entry}
     config["sources"] = list(config["sources"])
+    if config["report"].pop("resamples", None) is not None:
+        log.warning("report.resamples has no effect: intervals over seeds are Student's t; leave it out")
 
 
 def layered(config: dict[str, Any], layers: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+from scipy.special import stdtrit
 
 from dt.broken import reading
 from dt.runs import Run
 from dt.scores import RETURNS_COLUMNS, RUN_COLUMNS
-from dt.streams import stream
 
 ARM_COLUMNS = ["kind", "source", "target", "strategy"]
 TEXT_COLUMNS = dict.fromkeys(ARM_COLUMNS, str)  # so that an empty source is read as ""
@@ -76,20 +75,18 @@ def _check_columns(table: pd.DataFrame, columns: list[str], reals: Iterable[str]
             raise ValueError(f"{column} holds something else than {'integers' if kinds == 'i' else 'finite numbers'}")
 
 
-def interval(values: np.ndarray, confidence: float, resamples: int, name: str) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over seeds, `values: [seeds]`; NaN with fewer than two."""
+def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Student's t interval of the mean over seeds, `values: [seeds]`; NaN with fewer than two.
+
+    It covers the true mean as often as it says for any number of seeds whose values are normally distributed; the
+    percentile bootstrap's 95 % covers 75, 84 and 90 % at 3, 5 and 10 seeds.
+    """
     if len(values) < 2:
         return float("nan"), float("nan")
-    generator = np.random.default_rng(stream("bootstrap", name))
-    result = bootstrap(
-        (np.sort(values),),
-        np.mean,
-        confidence_level=confidence,
-        n_resamples=resamples,
-        method="percentile",
-        rng=generator,
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    ordered = np.sort(values)  # sums do not depend on the order of seeds
+    quantile = -stdtrit(len(values) - 1, (1 - confidence) / 2)  # of the lower tail: finite however close to 1
+    mean, half = ordered.mean(), quantile * ordered.std(ddof=1) / np.sqrt(len(values))
+    return float(mean - half), float(mean + half)
 
 
 def per_seed(returns: pd.DataFrame, final_points: int) -> pd.DataFrame:
@@ -163,5 +160,5 @@ def _text(mean: float, low: float, high: float) -> str:
 def _mean_and_interval(name: str, values: np.ndarray, report: dict[str, Any]) -> dict[str, float]:
     values = values[~np.isnan(values)] if len(values) else values
     mean = float(values.mean()) if len(values) else float("nan")
-    low, high = interval(values, report["confidence"], report["resamples"], name)
+    low, high = interval(values, report["confidence"])
     return {name: mean, f"{name}_low": low, f"{name}_high": high}

@@ -125,7 +125,7 @@ def figure_settings(wildcards):
     """What a figure depends on besides the evaluations."""
     titles = {target: environment_settings(target, "title") for target in config["targets"]}
     shared = {key: value for key, value in study().items() if key != "sources"}
-    intervals = {key: config["report"][key] for key in ("confidence", "resamples")}
+    intervals = {"confidence": config["report"]["confidence"]}
     return settings(environments=titles, report=intervals, source=figure_source(wildcards), **shared)
 
 
