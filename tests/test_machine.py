@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dt.machine import DeviceError, device, use_fastest_products
+from dt.machine import DeviceError, computing, device, use_fastest_products
 
 
 def test_a_gpu_is_taken_where_there_is_one_and_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +23,7 @@ def test_fast_products_in_fp32_do_not_round() -> None:
     before = torch.get_float32_matmul_precision()
     try:
         use_fastest_products()
+        assert computing("cpu")["products"] == "oneDNN"
         torch.manual_seed(0)
         inputs, weight = torch.randn(3776, 128), torch.randn(128, 512)
         errors = (inputs @ weight).double() - inputs.double() @ weight.double()
@@ -38,6 +39,8 @@ def test_products_that_round_are_not_taken(monkeypatch: pytest.MonkeyPatch, capl
         with caplog.at_level("INFO"):
             use_fastest_products()
         assert torch.get_float32_matmul_precision() == "highest"
+        assert computing("cpu")["products"] in ("MKL", "PyTorch's default")
+        assert computing("cuda")["products"] == "cuBLAS"
         assert "oneDNN rounds to bf16 here" in caplog.text
     finally:
         torch.set_float32_matmul_precision(before)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from dt.provenance import git_state, processor
+from dt.provenance import git_state, instructions, processor
 
 FIGURE = "results/figures/fig1.png"
 SCRATCH = "results/policies/scratch/walker2d/seed0"
@@ -63,7 +63,24 @@ def test_a_policys_record_says_how_it_came_to_be(study: Path) -> None:
     packages = ("torch", "mujoco", "gymnasium", "minari", "snakemake")
     assert {name: record["versions"][name] for name in packages} == {name: version(name) for name in packages}
     assert record["processor"] == processor() != ""
+    assert record["instructions"] == instructions()
+    assert (record["device"], record["threads"], record["resumed"]) == ("cpu", 1, False)
     assert len(record["made_from"]) == 5  # statistics and four arrays
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("flags\t\t: fpu sse sse4_2 avx512f avx2 fma vaes\n", ["avx2", "avx512f", "fma", "sse4_2"]),
+        ("Features\t: fp asimd sve2 aes asimdhp\n", ["asimd", "asimdhp", "sve2"]),
+        ("uarch : sifive,u74\n", []),
+    ],
+)
+def test_vector_instructions_are_those_that_linux_tells(
+    said: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: said)
+    assert instructions() == expected
 
 
 def test_a_figure_is_followed_down_to_the_expert(study: Path) -> None:

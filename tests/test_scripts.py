@@ -88,8 +88,13 @@ def test_a_killed_program_does_the_rest_and_writes_the_same_bytes(
     work: str,
     rest: int,
 ) -> None:
+    def resumed() -> bool:
+        return json.loads((tmp_path / "provenance.json").read_text())["resumed"]
+
     for name in dict.fromkeys(("train", script)):
+        arguments[name] += ["--provenance", f"{tmp_path}/provenance.json"]
         start(name, arguments[name], monkeypatch)
+    assert not resumed()
     expected = (tmp_path / output).read_bytes()
     (tmp_path / output).unlink()
     assert not list((tmp_path / "kept").iterdir())  # nothing is left of what succeeded
@@ -115,6 +120,7 @@ def test_a_killed_program_does_the_rest_and_writes_the_same_bytes(
     start(script, arguments[script], monkeypatch)
     assert len(done) == rest
     assert (tmp_path / output).read_bytes() == expected
+    assert resumed()
 
 
 def test_a_training_killed_under_other_settings_begins_anew(
