@@ -1,9 +1,12 @@
 """The workflow elsewhere: moved, in another working directory, and imported as a module."""
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from test_workflow import ALL_OF_THE_PAPER, TINY, copy_of_the_workflow, planned, snakemake
 
 IMPORTER = """
@@ -58,11 +61,34 @@ def test_a_module_with_a_prefix_keeps_its_checkpoints_below_it(workflow: Path, t
     assert " results/" not in output
 
 
+@pytest.mark.parametrize("prefix", ["it's $HOME", "a (b) & c; *"])
+def test_a_prefix_that_the_shell_would_read_as_something_else_reaches_the_programs_whole(
+    prefix: str, workflow: Path, tmp_path: Path
+) -> None:
+    output = snakemake(importer(tmp_path, workflow, TINY, f'prefix: "{prefix}"'), "-n", "--printshellcmds")
+    commands = [shlex.split(line) for line in re.findall(r"^ *(?:Shell command: )?(python .*)", output, re.MULTILINE)]
+    assert len(commands) == sum(planned(output).values()) - 1  # the importer's own rule
+    for words in commands:
+        paths = [word for word in words if "results/" in word]
+        assert len(paths) >= 3
+        assert all(path.startswith(f"{prefix}/results/") for path in paths)
+
+
+def test_no_rule_leaves_a_placeholder_of_its_command_unquoted() -> None:
+    """Wherever a name or path comes from, the shell is to see one word."""
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for command in re.findall(r"shell:\n((?: {8}\".*\n)+)", path.read_text(encoding="utf-8")):
+            placeholders = re.findall(r"\{[^}]+\}", command)
+            assert placeholders
+            assert [each for each in placeholders if not each.endswith(":q}")] == []
+
+
 @pytest.mark.slow
 def test_a_module_makes_the_same_bytes(workflow: Path, study: Path, tmp_path: Path) -> None:
-    folder = importer(tmp_path, workflow, TINY | {"results": "mine"}, 'prefix: "here"')
+    folder = importer(tmp_path, workflow, TINY | {"results": "mine"}, 'prefix: "it\'s here (now)"')
     target = "evaluations/scratch/hopper/seed0/returns.csv"
-    snakemake(folder, "--cores", "2", f"here/mine/{target}")
-    assert (folder / "here/mine" / target).read_bytes() == (study / "results" / target).read_bytes()
-    again = snakemake(folder, "-n", f"here/mine/{target}")
+    made = f"it's here (now)/mine/{target}"
+    snakemake(folder, "--cores", "2", made)
+    assert (folder / made).read_bytes() == (study / "results" / target).read_bytes()
+    again = snakemake(folder, "-n", made)
     assert "Nothing to be done" in again

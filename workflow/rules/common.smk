@@ -32,7 +32,7 @@ try:
     if workflow.modifier.is_main_snakefile():  # a `module` is configured by who imports it
         layers.append(plain(workflow.config_settings.config))
     config = layered(config, layers)
-    check(config, yaml.safe_load(SCHEMA.read_text()))
+    check(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
     complete(config)
 except ConfigError as error:
     raise WorkflowError(f"The configuration is wrong:\n{error}") from None
@@ -201,11 +201,11 @@ def run_json(kind, seed, source="", target="", strategy=""):
 
 def failed_logs(snakemake_logs):
     """The logs of failed jobs, as Snakemake's own log names them."""
-    text = "\n".join(Path(path).read_text(errors="replace") for path in snakemake_logs)
+    text = "\n".join(Path(path).read_text(encoding="utf-8", errors="replace") for path in snakemake_logs)
     return dict.fromkeys(re.findall(r"^ *log: (\S+) \(check log", text, re.MULTILINE))
 
 
 def last_line(path):
     """Of a log; what a program that failed said."""
-    lines = Path(path).read_text(errors="replace").split("\n") if Path(path).exists() else []
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n") if Path(path).exists() else []
     return next((line for line in reversed(lines) if line.strip()), "(empty)")

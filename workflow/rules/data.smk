@@ -38,8 +38,8 @@ rule datasets:
     message:
         "Dataset: {wildcards.environment}"
     shell:
-        "python {params.script:q} --environment {wildcards.environment} --settings {params.settings:q}"
-        " {params.source:q} --folder {params.folder} --provenance {output.provenance} > {log} 2>&1"
+        "python {params.script:q} --environment {wildcards.environment:q} --settings {params.settings:q}"
+        " {params.source:q} --folder {params.folder:q} --provenance {output.provenance:q} > {log:q} 2>&1"
 
 
 rule stats:
@@ -75,5 +75,6 @@ rule stats:
     message:
         "Arrays and statistics: {wildcards.environment}"
     shell:
-        "python {params.script:q} --environment {wildcards.environment} --dataset {params.dataset} --settings {params.settings:q}"
-        " --arrays {params.arrays} --stats {output.stats} --provenance {output.provenance} > {log} 2>&1"
+        "python {params.script:q} --environment {wildcards.environment:q} --dataset {params.dataset:q}"
+        " --settings {params.settings:q} --arrays {params.arrays:q} --stats {output.stats:q}"
+        " --provenance {output.provenance:q} > {log:q} 2>&1"

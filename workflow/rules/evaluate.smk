@@ -40,6 +40,7 @@ rule evaluate:
     message:
         "Evaluate {wildcards.run}"
     shell:
-        "python {params.script:q} --run {params.run:q} --settings {params.settings:q} --policy {input.policy}"
-        " --snapshots {input.snapshots} --training {input.training} --stats {input.stats} --returns {output.returns}"
-        " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"
+        "python {params.script:q} --run {params.run:q} --settings {params.settings:q} --policy {input.policy:q}"
+        " --snapshots {input.snapshots:q} --training {input.training:q} --stats {input.stats:q}"
+        " --returns {output.returns:q} --checkpoint {params.checkpoint:q}"
+        " --provenance {output.provenance:q} > {log:q} 2>&1"

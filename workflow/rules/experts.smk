@@ -35,6 +35,6 @@ rule expert:
     message:
         "Train an expert: {wildcards.environment}"
     shell:
-        "python {params.script:q} --environment {wildcards.environment} --settings {params.settings:q}"
-        " --state {params.state} --actor {output.actor} --card {output.card}"
-        " --provenance {output.provenance} >> {log} 2>&1"
+        "python {params.script:q} --environment {wildcards.environment:q} --settings {params.settings:q}"
+        " --state {params.state:q} --actor {output.actor:q} --card {output.card:q}"
+        " --provenance {output.provenance:q} >> {log:q} 2>&1"

@@ -44,5 +44,5 @@ rule film:
     message:
         "Film of {wildcards.target}"
     shell:
-        "python {params.script:q} --target {wildcards.target} --settings {params.settings:q} --results {params.results}"
-        " --film {output.film} --provenance {output.provenance} > {log} 2>&1"
+        "python {params.script:q} --target {wildcards.target:q} --settings {params.settings:q}"
+        " --results {params.results:q} --film {output.film:q} --provenance {output.provenance:q} > {log:q} 2>&1"

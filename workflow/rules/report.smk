@@ -59,8 +59,8 @@ rule tables:
     message:
         "Tables"
     shell:
-        "python {params.script:q} --settings {params.settings:q} --results {params.results} --tables {params.tables}"
-        " --provenance {output.provenance} > {log} 2>&1"
+        "python {params.script:q} --settings {params.settings:q} --results {params.results:q}"
+        " --tables {params.tables:q} --provenance {output.provenance:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -104,5 +104,5 @@ rule figures:
     message:
         "Figure {wildcards.figure}"
     shell:
-        "python {params.script:q} --settings {params.settings:q} --results {params.results}"
-        " --figures {output.png} {output.pdf} --provenance {output.provenance} > {log} 2>&1"
+        "python {params.script:q} --settings {params.settings:q} --results {params.results:q}"
+        " --figures {output.png:q} {output.pdf:q} --provenance {output.provenance:q} > {log:q} 2>&1"

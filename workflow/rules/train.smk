@@ -36,9 +36,9 @@ rule import_policy:
     message:
         "Import {wildcards.source}"
     shell:
-        "python {params.script:q} --source {wildcards.source} --settings {params.settings:q}"
-        " --checkpoint {params.checkpoint:q} --policy {output.policy}"
-        " --provenance {output.provenance} > {log} 2>&1"
+        "python {params.script:q} --source {wildcards.source:q} --settings {params.settings:q}"
+        " --checkpoint {params.checkpoint:q} --policy {output.policy:q}"
+        " --provenance {output.provenance:q} > {log:q} 2>&1"
 
 
 rule pretrain:
@@ -75,9 +75,10 @@ rule pretrain:
         "Pre-train on {wildcards.source}, seed {wildcards.seed}"
     shell:
         "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
-        " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays}"
-        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
-        " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"
+        " --epochs {params.epochs:q} --stats {input.stats:q} --arrays {params.arrays:q}"
+        " --policy {output.policy:q} --training {output.training:q}"
+        " --snapshots {output.snapshots:q} --checkpoint {params.checkpoint:q}"
+        " --provenance {output.provenance:q} > {log:q} 2>&1"
 
 
 rule finetune:
@@ -116,9 +117,10 @@ rule finetune:
         "Fine-tune {wildcards.source} on {wildcards.target}, {wildcards.strategy}, seed {wildcards.seed}"
     shell:
         "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
-        " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays} --source-policy {input.source_policy}"
-        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
-        " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"
+        " --epochs {params.epochs:q} --stats {input.stats:q} --arrays {params.arrays:q}"
+        " --source-policy {input.source_policy:q} --policy {output.policy:q} --training {output.training:q}"
+        " --snapshots {output.snapshots:q} --checkpoint {params.checkpoint:q}"
+        " --provenance {output.provenance:q} > {log:q} 2>&1"
 
 
 rule scratch:
@@ -154,6 +156,7 @@ rule scratch:
         "Train from scratch on {wildcards.target}, seed {wildcards.seed}"
     shell:
         "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
-        " --epochs {params.epochs} --stats {input.stats} --arrays {params.arrays}"
-        " --policy {output.policy} --training {output.training} --snapshots {output.snapshots}"
-        " --checkpoint {params.checkpoint} --provenance {output.provenance} > {log} 2>&1"
+        " --epochs {params.epochs:q} --stats {input.stats:q} --arrays {params.arrays:q}"
+        " --policy {output.policy:q} --training {output.training:q}"
+        " --snapshots {output.snapshots:q} --checkpoint {params.checkpoint:q}"
+        " --provenance {output.provenance:q} > {log:q} 2>&1"
