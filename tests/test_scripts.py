@@ -155,7 +155,9 @@ def test_the_precision_reaches_the_program(
 def test_a_job_that_may_use_a_gpu_waits_for_one_of_its_own(
     arguments: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch, device: str, gpus: int
 ) -> None:
-    taken = count_calls(slots, "take_gpu", monkeypatch)
+    monkeypatch.setattr(slots, "usable_gpus", lambda: 1)
+    monkeypatch.setattr(slots, "take_gpu", lambda: taken.append(1))
+    taken: list[int] = []
     for done, script in enumerate(("train", "evaluate"), start=1):
         start(script, with_settings(arguments[script], device=device), monkeypatch)
         assert len(taken) == gpus * done

@@ -1,6 +1,7 @@
 """Jobs on one machine share its GPUs: each has a place of its own, until it ends."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from dt import slots
 
@@ -28,7 +30,7 @@ sys.stdin.read()  # until the test closes it
 @contextmanager
 def job(folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A process that asks for a GPU, says which, and works until it is left."""
-    names = ("SLURM_JOB_ID", slots.VISIBLE, slots.JOBS_PER_GPU)
+    names = (slots.SLURM_JOB, slots.SENT, slots.VISIBLE, slots.JOBS_PER_GPU)
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     command, pipes = [sys.executable, "-c", JOB, str(folder)], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=inherited | environment, text=True, **pipes) as process:
@@ -71,10 +73,26 @@ def test_a_killed_job_frees_its_gpu_for_one_that_waits(tmp_path: Path) -> None:
             assert next_line(second, "runs on") == "0"
 
 
-def test_a_job_of_slurm_keeps_what_slurm_gave_it(tmp_path: Path) -> None:
-    with job(tmp_path / "gpus", CUDA_VISIBLE_DEVICES="0,1", SLURM_JOB_ID="7") as process:
+def test_a_job_that_the_workflow_sent_to_slurm_keeps_what_slurm_gave_it(tmp_path: Path) -> None:
+    environment = {slots.VISIBLE: "0,1", slots.SLURM_JOB: "7", slots.SENT: "1"}
+    with job(tmp_path / "gpus", **environment) as process:
         assert next_line(process, "runs on") == "0,1"
     assert not (tmp_path / "gpus").exists()
+
+
+@pytest.mark.parametrize("gpus", ["0,1", "GPU-aaaa,GPU-bbbb", "MIG-GPU-aaaa/1/0,MIG-GPU-aaaa/2/0"])
+def test_local_jobs_inside_an_allocation_spread_over_its_gpus(gpus: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        environment = {slots.VISIBLE: gpus, slots.SLURM_JOB: "7"}
+        started = [stack.enter_context(job(tmp_path, **environment)) for _ in range(2)]
+        assert {next_line(process, "runs on") for process in started} == {*gpus.split(",")}
+
+
+def test_two_allocations_on_one_node_do_not_wait_for_each_others_gpu_zero(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        for allocation in ("7", "8"):
+            process = stack.enter_context(job(tmp_path, **{slots.VISIBLE: "0", slots.SLURM_JOB: allocation}))
+            assert next_line(process, "runs on") == "0"
 
 
 @pytest.mark.parametrize("hidden", ["", "-1"])
@@ -84,20 +102,33 @@ def test_hidden_gpus_stay_hidden(hidden: str, tmp_path: Path) -> None:
 
 
 def test_a_wrong_number_of_jobs_per_gpu_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv(slots.VISIBLE, "0")
     monkeypatch.setenv(slots.JOBS_PER_GPU, "many")
     with pytest.raises(slots.SlotError, match=r"DT_JOBS_PER_GPU: found 'many'; allowed is a whole number ≥ 1"):
         slots.take_gpu(tmp_path)
 
 
-def test_the_driver_names_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_choice_there_are_as_many_gpus_as_pytorch_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(slots.VISIBLE, raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert slots.visible_gpus() == []
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho GPU-aaaa\necho GPU-bbbb\n")
-    program.chmod(0o755)
-    assert slots.visible_gpus() == ["GPU-aaaa", "GPU-bbbb"]
-    program.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
-    assert slots.visible_gpus() == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # as the driver says
+    for usable, expected in ((True, ["0", "1"]), (False, [])):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda usable=usable: usable)
+        assert slots.visible_gpus() == expected
+
+
+def test_a_driver_that_kills_who_asks_it_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert slots.usable_gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "usable", "takes"), [("auto", 0, False), ("cuda", 0, False), ("cpu", 2, False), ("auto", 2, True)]
+)
+def test_nobody_waits_for_a_gpu_that_pytorch_cannot_use(
+    monkeypatch: pytest.MonkeyPatch, device: str, usable: int, takes: bool
+) -> None:
+    """Also where CUDA_VISIBLE_DEVICES names some, as Slurm does without asking PyTorch."""
+    monkeypatch.setenv(slots.VISIBLE, "0,1")
+    monkeypatch.setattr(slots, "usable_gpus", lambda: usable)
+    monkeypatch.setattr(slots, "take_gpu", lambda: 3)
+    assert slots.take_usable_gpu(device) == (3 if takes else None)

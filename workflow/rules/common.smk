@@ -19,6 +19,8 @@ from dt.provenance import says
 from dt.runs import Run, runs, unfrozen_layers
 
 os.environ.update(DT_SNAKEMAKE_PID=str(os.getpid()))  # jobs that outlive this process leave its outputs alone
+if workflow.remote_exec:
+    os.environ.update(DT_SENT_TO_CLUSTER="1")  # the cluster has chosen the job's GPU
 # Programs run with the Python that runs Snakemake, also in a cluster's jobs, which activate no environment.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 

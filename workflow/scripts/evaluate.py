@@ -14,7 +14,7 @@ from dt.machine import computing, device, use_one_thread
 from dt.policy import load_policy
 from dt.provenance import describe, record
 from dt.scores import read_steps, score, write_returns
-from dt.slots import take_gpu
+from dt.slots import take_usable_gpu
 from dt.snapshots import check_epochs
 from dt.streams import reset_seeds, run_stream
 
@@ -30,8 +30,7 @@ def evaluate() -> None:
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
-    if given.settings["device"] != "cpu":
-        take_gpu()
+    take_usable_gpu(given.settings["device"])
     place = device(given.settings["device"]).type
     made_from = [given.policy, given.training, given.snapshots, given.stats]
     description = describe(Path(__file__), given, made_from, **computing(place))

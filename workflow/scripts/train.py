@@ -10,7 +10,7 @@ from dt.fingerprint import fingerprint
 from dt.machine import computing, device, use_fastest_products, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
 from dt.provenance import describe, record
-from dt.slots import take_gpu
+from dt.slots import take_usable_gpu
 from dt.streams import run_stream
 from dt.train import train as train_policy
 from dt.transfer import adapt, freeze
@@ -29,8 +29,7 @@ def train() -> None:
     arguments.add_argument("--checkpoint", type=Path, help="folder of what a killed job goes on from")
     given = arguments.parse_args()
     use_one_thread()
-    if given.settings["device"] != "cpu":
-        take_gpu()
+    take_usable_gpu(given.settings["device"])
     place = device(given.settings["device"]).type
     if place == "cpu":
         use_fastest_products()
