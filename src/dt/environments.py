@@ -1,4 +1,4 @@
-"""Environments to step: Gymnasium's own, in which a warning of the simulator is an error."""
+"""Environments to step: Gymnasium's own, in which a warning of the simulator and a wrong answer are errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from dt.broken import reason
 from dt.runs import ExpectedError
 from dt.spaces import VECTORS, parts
+from dt.stepping import AnswerError, EpisodeError, answered, check_action, failure_of, started
 
 log = logging.getLogger(__name__)
 MOST_COMPONENTS = 10_000  # of a flattened state: a vector, not an image
@@ -28,14 +29,12 @@ class EnvironmentNameError(ExpectedError):
     """An environment id that cannot be stepped, in one sentence."""
 
 
-class SimulatorError(ExpectedError):
-    """The simulator warns, so what it computes means nothing; in one sentence."""
-
-
 class Environment(gymnasium.Wrapper):
-    """An environment whose states and actions are vectors.
+    """An environment whose states and actions are vectors, and whose answers are checked: who steps it can trust them.
 
-    MuJoCo answers an unstable simulation with a warning and a new start of its own: here it ends the episode.
+    `reset` and `step` raise EpisodeError, with environment, reset seed and step, where the environment fails, has
+    another API, or answers with what is no finite vector and no finite number; a reward of shape (1,) is its one
+    element. MuJoCo answers an unstable simulation with a warning and a new start of its own: that is such an error too.
     low, high: bounds of actions [A], perhaps infinite; state_size; limit: steps of a whole episode.
     """
 
@@ -44,17 +43,50 @@ class Environment(gymnasium.Wrapper):
         actions = vectors(environment.action_space)
         self.state_size, self.limit = vectors(environment.observation_space).shape[0], limit
         self.low, self.high = actions.low, actions.high
+        self._seed: int | None = None
+        self._step = 0
 
-    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self._seed, self._step = seed, 0
+        outcome = self._ask(self.env.reset, seed=seed, options=options)
+        try:
+            return started(outcome, self.state_size)
+        except AnswerError as error:
+            raise self.wrong(f"gave {error}") from error
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._step += 1
         _warnings.clear()
-        outcome = self.env.step(action)
+        try:
+            check_action(action)
+        except AnswerError as error:
+            raise self.wrong(f"was to take {error}; check the weights that chose it") from error
+        outcome = self._ask(self.env.step, action)
         if _warnings:
-            name = self.spec.id if self.spec else str(self)
-            raise SimulatorError(
-                f"the simulator of {name} warns: {_warnings[0]} Its returns would mean nothing: check the"
-                " weights that chose the actions (a lower training.learning_rate, or less action_noise of the expert)"
+            raise self.wrong(
+                f"warned ({_warnings[0]}), and its returns would mean nothing; check the weights that chose the"
+                " actions (a lower training.learning_rate, or less action_noise of the expert)"
             )
-        return outcome
+        try:
+            return answered(outcome, self.state_size)
+        except AnswerError as error:
+            raise self.wrong(f"gave {error}") from error
+
+    def wrong(self, what: str) -> EpisodeError:
+        """The sentence that says where in an episode something happened; `what` follows the environment's name."""
+        name = self.spec.id if self.spec else str(self)
+        seed = "without a seed" if self._seed is None else f"with seed {self._seed}"
+        return EpisodeError(f"{name}, reset {seed}, at step {self._step} {what}")
+
+    def _ask(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        try:
+            return method(*arguments, **named)
+        except (ExpectedError, MemoryError):
+            raise
+        except Exception as error:  # of the environment's own code
+            raise self.wrong(f"failed: {failure_of(error)}") from error
 
 
 def make_environment(
@@ -64,7 +96,7 @@ def make_environment(
 
     `arguments` are those of `gymnasium.make` beside the id. Dict, Tuple and other states that Gymnasium can flatten are
     flattened; Gymnasium's checks of every step are left out. Raises EnvironmentNameError as `time_limit` does, and if
-    it cannot be made or states or actions are no vectors; its `step` raises SimulatorError if the simulator warns.
+    it cannot be made or states or actions are no vectors.
     """
     limit = time_limit(env_id, arguments)
     options = {**(arguments or {}), **({"render_mode": render_mode} if render_mode else {})}

@@ -135,7 +135,9 @@ def roll_out(
     low, high = actions_space.low, actions_space.high
     totals, lengths = np.zeros(seeds.size), np.zeros(seeds.size, dtype=int)
     return_to_go = np.full(seeds.size, float(target_return))
-    states = np.stack([environments[lane].reset(seed=int(seed))[0] for lane, seed in enumerate(seeds.flat)])
+    states = np.zeros((seeds.size, policy.model.architecture.state_size))  # float64, whatever the first states are
+    for lane, seed in enumerate(seeds.flat):
+        states[lane], _ = environments[lane].reset(seed=int(seed))
     lanes: np.ndarray = np.arange(seeds.size).reshape(seeds.shape)
     step = 0
     active, actions = np.ones(seeds.shape, dtype=bool), np.zeros((*seeds.shape, *low.shape), dtype=np.float32)
@@ -147,12 +149,13 @@ def roll_out(
         )
         predicted = acting.act(step, *map(torch.from_numpy, seen)).cpu().numpy()
         actions = np.clip(normalisation.raw_actions(predicted), low, high)
+        actions[~np.isfinite(predicted)] = np.nan  # no bound makes an action of what is none; the environment says so
         step += 1
         for place in zip(*np.nonzero(active), strict=True):
             lane = lanes[place]
             states[lane], reward, terminated, truncated, _ = environments[lane].step(actions[place])
             totals[lane] += reward
-            return_to_go[lane] = next_return_to_go(return_to_go[lane], float(reward), target_return, policy.task.gamma)
+            return_to_go[lane] = next_return_to_go(return_to_go[lane], reward, target_return, policy.task.gamma)
             active[place] = not (terminated or truncated)
             lengths[lane] = step
         most = active.sum(1).max()

@@ -86,7 +86,7 @@ def reference_returns(name: str, env_id: str, arguments: dict[str, Any], stats: 
         total, ended = 0.0, False
         while not ended:
             _, reward, terminated, truncated, _ = environment.step(environment.action_space.sample())
-            total, ended = total + float(reward), terminated or truncated
+            total, ended = total + reward, terminated or truncated
         totals.append(total)
     environment.close()
     random, expert = float(np.mean(totals)), stats["returns"]["mean"]
