@@ -1,4 +1,4 @@
-"""What one setting does to final scores: two results folders of the same runs, compared seed by seed.
+"""What one setting does to final scores: the tables of two results folders with the same runs, compared seed by seed.
 
 For `precision`: `snakemake --config precision=bf16 results=results/bf16 'seeds=[0,1,2,3,4]'`, and the same with fp32.
 A seed's runs share batch order, initial weights and start states, so differences are paired.
@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from dt.metrics import per_seed, read_returns
+from dt.metrics import TEXT_COLUMNS, per_seed
 
 ROOT = Path(__file__).parents[1]
 ARM = ["kind", "source", "target", "strategy"]
@@ -20,8 +20,8 @@ ARM = ["kind", "source", "target", "strategy"]
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("before", type=Path, help="evaluations of one setting, such as results/evaluations")
-    arguments.add_argument("after", type=Path, help="evaluations of the other")
+    arguments.add_argument("before", type=Path, help="table of one setting, such as results/tables/returns.csv")
+    arguments.add_argument("after", type=Path, help="that of the other")
     given = arguments.parse_args()
     report = yaml.safe_load((ROOT / "config.yaml").read_text())["report"]
     print("\n".join(table(given.before, given.after, report)))
@@ -29,7 +29,7 @@ def main() -> None:
 
 def table(before: Path, after: Path, report: dict) -> list[str]:
     """Per arm: seeds, final scores, and the mean paired difference with Student's interval, which few seeds need."""
-    first, second = (final_scores(folder, report["final_points"]) for folder in (before, after))
+    first, second = (final_scores(path, report["final_points"]) for path in (before, after))
     both = pd.concat({"before": first, "after": second}, axis=1, join="inner")
     lines = [
         f"| run | seeds | before | after | difference, {report['confidence']:.0%} interval |",
@@ -45,10 +45,9 @@ def table(before: Path, after: Path, report: dict) -> list[str]:
     return lines
 
 
-def final_scores(evaluations: Path, final_points: int) -> pd.Series:
+def final_scores(path: Path, final_points: int) -> pd.Series:
     """By arm and seed."""
-    paths = sorted(evaluations.rglob("returns.csv"))
-    returns = read_returns([str(path.parent.relative_to(evaluations)) for path in paths], paths)
+    returns = pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False)
     return per_seed(returns, final_points).set_index([*ARM, "seed"])["final_score"]
 
 

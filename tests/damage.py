@@ -124,8 +124,7 @@ def rewrite(path: Path, change: Change) -> None:
 
 def evaluation(run: Path) -> list[str]:
     """Arguments of evaluate.py."""
-    reference = {"random": 0.0, "expert": 100.0}
-    chosen = {"episodes": 2, "device": "auto", "precision": "fp32", "target_return": 3600.0, "reference": reference}
+    chosen = {"episodes": 2, "device": "auto", "precision": "fp32", "target_return": 3600.0}
     names = {
         "policy": "policy.safetensors",
         "snapshots": "snapshots.safetensors",

@@ -15,8 +15,8 @@ from damage import contents, run_program, try_damages
 from dt.broken import BrokenFileError
 from dt.data import DataError, Trajectories, check_sizes, read_stats
 from dt.metrics import TRAINING_COLUMNS, read_returns, read_training
+from dt.returns import EPISODE_COLUMNS, read_steps
 from dt.runs import Run
-from dt.scores import RETURNS_COLUMNS, read_steps
 from dt.train import Point
 
 RUNS = ["finetune/walker2d/hopper/unfreeze0/seed0", "scratch/hopper/seed0", "pretrain/walker2d/seed0"]
@@ -36,9 +36,12 @@ def tables(tmp_path: Path) -> Path:
     """Returns and training of all runs of a study."""
     for number, run in enumerate(RUNS):
         identity = ",".join(map(str, Run.from_path(run)))
-        episodes = [f"{identity},{epoch},{epoch * 15},0,{epoch * 10.5},{epoch + 9},{epoch}.5" for epoch in (0, 5, 10)]
-        points = [f"{epoch},{epoch * 15},{epoch or 'nan'},{epoch or 'nan'},0.0001,50,100,40,{0.5 if epoch else 'nan'}" for epoch in (0, 5, 10)]
-        for name, columns, rows in (("returns", RETURNS_COLUMNS, episodes), ("training", TRAINING_COLUMNS, points)):
+        episodes = [f"{identity},{epoch},{epoch * 15},0,{epoch * 10.5},{epoch + 9}" for epoch in (0, 5, 10)]
+        points = [
+            f"{epoch},{epoch * 15},{epoch or 'nan'},{epoch or 'nan'},0.0001,50,100,40,{0.5 if epoch else 'nan'}"
+            for epoch in (0, 5, 10)
+        ]
+        for name, columns, rows in (("returns", EPISODE_COLUMNS, episodes), ("training", TRAINING_COLUMNS, points)):
             path = place(tmp_path, f"{name}{number}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join([",".join(columns), *rows, ""]))
@@ -52,7 +55,8 @@ def place(folder: Path, name: str) -> Path:
 
 
 def tables_arguments(folder: Path) -> list[str]:
-    settings = json.dumps({"report": REPORT, "study": STUDY})
+    references = {name: {"random": -5.0, "expert": 95.0} for name in ("hopper", "walker2d")}
+    settings = json.dumps({"report": REPORT, "references": references, "study": STUDY})
     return ["--settings", settings, "--results", str(folder), "--tables", f"{folder}/tables"]
 
 
@@ -73,7 +77,7 @@ BAD = {  # name: file, change, what the sentence must hold
     "empty": ("returns0", lambda text: "", "EmptyDataError"),
     "a header alone": ("returns0", lambda text: text.splitlines()[0] + "\n", "it has 0 rows"),
     "no header": ("returns0", lambda text: text.split("\n", 1)[1], "expected kind, source"),
-    "a renamed column": ("returns0", edit("score", "scoer"), "expected kind, source"),
+    "a renamed column": ("returns0", edit("length", "lenght"), "expected kind, source"),
     "a column twice": ("returns0", edit("length", "return"), "expected kind, source"),
     "a return of text": ("returns0", edit("52.5", "fifty"), "return holds something else than finite numbers"),
     "a return that is NaN": ("returns0", edit("52.5", "nan"), "return holds something else than finite numbers"),

@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from dt.metrics import interval, per_seed, read_returns, read_training, summary
+from dt.returns import EPISODE_COLUMNS
 from dt.runs import Run
-from dt.scores import RETURNS_COLUMNS, score
+from dt.scores import score, with_scores
 from dt.train import Point
 
 REPORT = {"final_points": 2, "confidence": 0.95}
@@ -37,7 +38,7 @@ def table(arms: list[str], seeds: int = 3) -> pd.DataFrame:
         kind, source = ("finetune", "walker2d") if strategy else ("scratch", "")
         for seed in range(seeds):
             episodes += rows(kind, source, strategy, seed, [OFFSETS[seed] + height for height in SHAPES[strategy]])
-    return pd.DataFrame(episodes, columns=RETURNS_COLUMNS)
+    return pd.DataFrame(episodes, columns=[*EPISODE_COLUMNS, "score"])
 
 
 def training(returns: pd.DataFrame) -> pd.DataFrame:
@@ -55,6 +56,17 @@ def test_the_reference_returns_have_the_scores_0_and_100() -> None:
     reference = {"random": -280.178953, "expert": 12135.0}
     found = score(np.array([-280.178953, 12135.0, (12135.0 - 280.178953) / 2]), reference)
     np.testing.assert_allclose(found, [0, 100, 50])
+
+
+def test_each_run_is_scored_by_the_references_of_the_environment_that_it_acts_in() -> None:
+    episodes = rows("pretrain", "walker2d", "", 0, [100.0]) + rows("finetune", "walker2d", "unfreeze0", 0, [100.0])
+    returns = pd.DataFrame(episodes, columns=EPISODE_COLUMNS)
+    returns.loc[returns["kind"] == "pretrain", "target"] = ""
+    references = {"walker2d": {"random": 0.0, "expert": 200.0}, "hopper": {"random": -300.0, "expert": 0.0}}
+    scored = with_scores(returns, references)
+    assert list(scored.columns) == [*EPISODE_COLUMNS, "score"]
+    assert scored["score"].tolist() == [53.5, 46.5, 135.666667, 131.0]  # rounded as returns are
+    pd.testing.assert_frame_equal(scored[EPISODE_COLUMNS], returns)
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
@@ -156,7 +168,7 @@ def test_a_single_evaluation_point_is_its_own_mean_height() -> None:
 def test_an_empty_source_is_read_as_an_empty_text(tmp_path: Path) -> None:
     written = table(["unfreeze0", ""])
     runs = ["finetune/walker2d/hopper/unfreeze0/seed0", "scratch/hopper/seed0"]
-    written = written[written["seed"] == 0].reset_index(drop=True)
+    written = written.loc[written["seed"] == 0, EPISODE_COLUMNS].reset_index(drop=True)
     for kind, part in written.groupby("kind"):
         part.to_csv(tmp_path / f"{kind}.csv", index=False)
     found = read_returns(runs, [tmp_path / "finetune.csv", tmp_path / "scratch.csv"])
@@ -171,5 +183,20 @@ def test_evaluation_points_are_read_with_the_identity_of_their_run(tmp_path: Pat
         points.to_csv(path, index=False, header=[*Point.__dataclass_fields__])
     found = read_training(["finetune/walker2d/hopper/unfreeze1/seed2", "scratch/hopper/seed0"], paths)
     assert found.columns.tolist() == [*Run._fields, *Point.__dataclass_fields__]
-    assert found.iloc[1].tolist() == ["finetune", "walker2d", "hopper", "unfreeze1", 2, 5, 75, 0.5, 0.1, 1e-4, 7, 9, 6, 0.5]
+    assert found.iloc[1].tolist() == [
+        "finetune",
+        "walker2d",
+        "hopper",
+        "unfreeze1",
+        2,
+        5,
+        75,
+        0.5,
+        0.1,
+        1e-4,
+        7,
+        9,
+        6,
+        0.5,
+    ]
     assert found.iloc[2].tolist() == ["scratch", "", "hopper", "", 0, 0, 0, 2.0, 0.1, 1e-4, 7, 9, 6, 0.5]

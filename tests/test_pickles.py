@@ -19,8 +19,8 @@ from dt.actors import Actor
 from dt.data import Trajectories, read_stats
 from dt.datasets import collect
 from dt.policy import load_policy
+from dt.returns import read_steps
 from dt.runs import ExpectedError
-from dt.scores import read_steps
 from dt.snapshots import snapshot_epochs
 
 EXPERTS = ROOT / "resources/experts"

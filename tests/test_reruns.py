@@ -19,8 +19,9 @@ EDITS = [  # module, what is written instead of what, the jobs that run it
     ("src/dt/optimiser.py", "\nimport", "\n\n# a comment\nimport", {}),
     ("src/dt/figures.py", '"plasma"', '"viridis"', {"figures": 1}),
     ("src/dt/metrics.py", "percentile", "bca", REPORT),
+    ("src/dt/scores.py", "100 * (returns", "99 * (returns", {"tables": 1}),
     # snapshots of fine-tuning and scratch are gone, so a new evaluation trains anew
-    ("src/dt/scores.py", "100 * (returns", "99 * (returns", dict(finetune=4, scratch=2, evaluate=7, **REPORT)),
+    ("src/dt/returns.py", ":.6f}", ":.5f}", dict(finetune=4, scratch=2, evaluate=7, **REPORT)),
     ("src/dt/stats.py", "NOISE = 1e-12", "NOISE = 1e-11", dict(stats=2, **EVERY_TRAINING)),
     ("src/dt/provenance.py", "FOLDERS_UP = 3", "FOLDERS_UP = 4", {}),
     ("src/dt/config.py", "unknown key", "strange key", {}),

@@ -30,13 +30,11 @@ def arguments(config: dict[str, Any], hopper: Data, tmp_path: Path) -> dict[str,
     """Of both programs, by name; evaluate.py reads what train.py has written."""
     hopper[0].save(tmp_path / "arrays")
     (tmp_path / "stats.json").write_text(json.dumps(hopper[1]))
-    environment = config["environments"]["hopper"]
     evaluated = {
         "episodes": 2,
         "device": "auto",
         "precision": "fp32",
         "target_return": 3600.0,
-        "reference": environment["reference"],
     }
     policy = ["--policy", f"{tmp_path}/policy.safetensors", "--snapshots", f"{tmp_path}/snapshots.safetensors"]
     common = ["--run", json.dumps(RUN), "--training", f"{tmp_path}/training.csv", *policy]

@@ -44,10 +44,10 @@ CHANGES = [  # setting, the jobs that depend on it
     ({"report": {"confidence": 0.9}}, REPORT),
     ({"environments": {"hopper": {"title": "Hop"}}}, {"figures": 1}),
     ({"evaluation": {"episodes": 2}}, dict(finetune=4, scratch=2, evaluate=7, **REPORT)),
-    (
-        {"environments": {"hopper": {"reference": {"expert": 3000.0}}}},
-        dict(finetune=2, scratch=1, evaluate=4, **REPORT),
-    ),
+    ({"environments": {"hopper": {"reference": {"expert": 3000.0}}}}, {"tables": 1}),  # figures show returns
+    ({"environments": {"walker2d": {"reference": {"random": 0.0, "expert": 1.0}}}}, {"tables": 1}),
+    ({"environments": {"halfcheetah": {"reference": {"expert": 3000.0}}}}, {}),  # of no run
+    ({"evaluation": {"keep_snapshots": True}}, {}),
     (
         {"environments": {"hopper": {"reward_scale": 500}}},
         dict(pretrain=1, finetune=4, scratch=1, evaluate=6, **REPORT),

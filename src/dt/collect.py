@@ -24,7 +24,7 @@ from dt.files import write_record
 from dt.metrics import NUMBERS, read_returns, read_training
 from dt.provenance import record_of
 from dt.runs import ExpectedError, Run
-from dt.scores import score
+from dt.scores import score, with_scores
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -66,8 +66,9 @@ def collect(results: Path, out: Path, study: str, configfiles: Iterable[Path], s
         "runs": [_run(results, *made, config) for made in zip(runs, trainings, evaluations, strict=True)],
     }
     paths = [run.path for run in runs]
+    returns = read_returns(paths, [results / RETURNS.format(path) for path in paths])
     tables = {
-        "returns.csv.gz": read_returns(paths, [results / RETURNS.format(path) for path in paths]),
+        "returns.csv.gz": with_scores(returns, {name: entry["reference"] for name, entry in environments.items()}),
         "training.csv.gz": read_training(paths, [results / TRAINING.format(path) for path in paths]),
     }
     text = json.dumps(part, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from dt.broken import reading
+from dt.returns import EPISODE_COLUMNS, RUN_COLUMNS
 from dt.runs import Run
-from dt.scores import RETURNS_COLUMNS, RUN_COLUMNS
 
 ARM_COLUMNS = ["kind", "source", "target", "strategy"]
 TEXT_COLUMNS = dict.fromkeys(ARM_COLUMNS, str)  # so that an empty source is read as ""
@@ -30,7 +30,7 @@ STATISTICS = ("final_return", "final_score", "curve_return", "curve_score")
 
 
 def read_returns(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
-    """The episodes of several runs, with the columns of `scores.RETURNS_COLUMNS`.
+    """The episodes of several runs, with the columns of `returns.EPISODE_COLUMNS`.
 
     Raises BrokenFileError unless each table is whole, and that of its run (`Run.path`).
     """
@@ -39,7 +39,7 @@ def read_returns(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
     for run, path in zip(runs, paths, strict=True):
         with reading(path, f"a table of returns of {run}", cure=REMAKE):
             table = pd.read_csv(path, **options)
-            _check_columns(table, RETURNS_COLUMNS, reals=["return", "score"])
+            _check_columns(table, EPISODE_COLUMNS, reals=["return"])
             if set(table[RUN_COLUMNS].itertuples(index=False, name=None)) != {tuple(Run.from_path(run))}:
                 raise ValueError("it has rows of another run")
         tables.append(table)

@@ -1,18 +1,10 @@
-"""The table of evaluation episodes, and D4RL-normalised scores. Imports nothing heavy: every evaluation job uses it."""
+"""D4RL-normalised scores, computed where tables are made: other reference returns evaluate and train nothing anew."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from dt.broken import reading
-from dt.files import write_whole
-from dt.runs import Run
-
-RUN_COLUMNS = list(Run._fields)
-RETURNS_COLUMNS = [*RUN_COLUMNS, "epoch", "step", "episode", "return", "length", "score"]
+import pandas as pd
 
 
 def score(returns: Any, reference: dict[str, float]) -> Any:
@@ -20,23 +12,11 @@ def score(returns: Any, reference: dict[str, float]) -> Any:
     return 100 * (returns - reference["random"]) / (reference["expert"] - reference["random"])
 
 
-def read_steps(training: Path) -> dict[int, int]:
-    """Epoch → optimiser step of every evaluation point, from a run's training.csv; raises BrokenFileError."""
-    with reading(training, "a table of evaluation points"), training.open(newline="", encoding="utf-8") as file:
-        points = [(int(row["epoch"]), int(row["step"])) for row in csv.DictReader(file)]
-        steps = dict(points)
-        if not points or len(steps) < len(points):
-            raise ValueError(f"{len(points)} rows for {len(steps)} epochs")
-    return steps
+def with_scores(returns: pd.DataFrame, references: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """The episodes of `metrics.read_returns` with a last column, their scores, rounded as returns are.
 
-
-def write_returns(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write returns.csv; `rows` have the keys `RETURNS_COLUMNS`."""
-
-    def write(unfinished: Path) -> None:
-        with unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, RETURNS_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**row, "return": f"{row['return']:.6f}", "score": f"{row['score']:.6f}"} for row in rows)
-
-    write_whole(path, write)
+    `references` has the `random` and `expert` returns of every environment that a run is evaluated in.
+    """
+    environments = returns["source"].where(returns["kind"] == "pretrain", returns["target"])
+    scores = [score(total, references[name]) for total, name in zip(returns["return"], environments, strict=True)]
+    return returns.assign(score=[float(f"{value:.6f}") for value in scores])

@@ -126,6 +126,12 @@ def redo_training(kind):
     return function
 
 
+def snapshots(folder):
+    """The snapshots of a run that nothing is trained from: gone once they are evaluated, unless they shall be kept."""
+    path = f"{folder}/snapshots.safetensors"
+    return path if config["evaluation"]["keep_snapshots"] else temp(path)
+
+
 def growing(amount):
     """A resource of which every retry asks for that much more."""
     return lambda wildcards, attempt: amount * attempt

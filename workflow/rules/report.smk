@@ -1,4 +1,4 @@
-# Needs: evaluations and training tables. Makes: the tables and figures 1–3.
+# Needs: evaluations and training tables, statistics for reference returns. Makes: the tables and figures 1–3.
 
 
 rule tables:
@@ -8,6 +8,7 @@ rule tables:
             run=[run.path for run in RUNS],
         ),
         training=expand(f"{RESULTS}/policies/{{run}}/training.csv", run=[run.path for run in RUNS]),
+        stats=derived_references(),
         redo=lambda wildcards: redo(
             f"{PLACE}/tables/{TABLES[0]}.csv",
             f"{PLACE}/tables/provenance.json",

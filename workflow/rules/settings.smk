@@ -98,7 +98,7 @@ def train_settings(name):
 def evaluation_settings(wildcards):
     """What an evaluation depends on besides the policy."""
     environment = Run.from_path(wildcards.run).environment
-    keys = environment_settings(environment, "target_return", "reference")
+    keys = environment_settings(environment, "target_return")
     machine = {key: config[key] for key in ("device", "precision")}
     return settings(episodes=config["evaluation"]["episodes"], **machine, **keys)
 
@@ -118,7 +118,14 @@ def study():
 
 def table_settings():
     """What the tables depend on besides the runs' own."""
-    return settings(report=config["report"], study=study())
+    references = {name: config["environments"][name].get("reference") for name in used_environments()}
+    return settings(report=config["report"], references=references, study=study())
+
+
+def derived_references():
+    """The statistics of those environments whose reference returns the configuration leaves out."""
+    names = [name for name in used_environments() if "reference" not in config["environments"][name]]
+    return [f"{RESULTS}/stats/{name}.json" for name in names]
 
 
 def figure_settings(wildcards):

@@ -90,9 +90,7 @@ rule finetune:
     output:
         policy=f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/policy.safetensors",
         training=f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/training.csv",
-        snapshots=temp(
-            f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/snapshots.safetensors"
-        ),
+        snapshots=snapshots(f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}"),
         provenance=f"{RESULTS}/policies/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}/provenance.json",
     log:
         f"{RESULTS}/logs/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}.log",
@@ -131,7 +129,7 @@ rule scratch:
     output:
         policy=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/policy.safetensors",
         training=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/training.csv",
-        snapshots=temp(f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/snapshots.safetensors"),
+        snapshots=snapshots(f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}"),
         provenance=f"{RESULTS}/policies/scratch/{{target}}/seed{{seed}}/provenance.json",
     log:
         f"{RESULTS}/logs/scratch/{{target}}/seed{{seed}}.log",

@@ -13,7 +13,7 @@ from dt.fingerprint import fingerprint
 from dt.machine import computing, device, use_one_thread
 from dt.policy import load_policy
 from dt.provenance import describe, record
-from dt.scores import read_steps, score, write_returns
+from dt.returns import read_steps, write_returns
 from dt.slots import take_usable_gpu
 from dt.snapshots import check_epochs
 from dt.streams import reset_seeds, run_stream
@@ -34,8 +34,7 @@ def evaluate() -> None:
     place = device(given.settings["device"]).type
     made_from = [given.policy, given.training, given.snapshots, given.stats]
     description = describe(Path(__file__), given, made_from, **computing(place))
-    derived = read_stats(given.stats)["derived"]
-    target_return, reference = (given.settings.get(key, derived.get(key)) for key in ("target_return", "reference"))
+    target_return = given.settings.get("target_return", read_stats(given.stats)["derived"]["target_return"])
     steps = read_steps(given.training)
     check_epochs(given.snapshots, given.training, steps)
     episodes = given.settings["episodes"]
@@ -59,7 +58,6 @@ def evaluate() -> None:
                 "episode": episode.episode,
                 "return": episode.total,
                 "length": episode.length,
-                "score": score(episode.total, reference),
             }
             for episode in finished
         ]
