@@ -1,10 +1,10 @@
 """Compare the bytes of results between this tree and another revision, on one machine.
 
     python benchmarks/same_bytes.py main~3            # a tiny study and the demo
-    python benchmarks/same_bytes.py main~3 --full     # also a pre-training, a fine-tuning and a scratch run at full length
+    python benchmarks/same_bytes.py main~3 --full     # also three runs at full length, one of each kind
 
-Both run the same study, each with its own code. Equal must be the weights of every policy (tensors, not metadata) and all
-tables in the columns that both have; columns that only one has are listed. Exit code 1 if anything differs.
+Both run the same study, each with its own code. Equal must be the weights of every policy (tensors, not metadata) and
+all tables in the columns that both have; columns that only one has are listed. Exit code 1 if anything differs.
 """
 
 import argparse
