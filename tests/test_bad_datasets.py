@@ -166,13 +166,17 @@ BAD = {  # name: how it is spoilt, what the sentence must hold
         "main_data.hdf5 holds 3 episodes, but metadata.json counts 4",
     ),
     **{f"no {field}": (replace(field, None), f"episode_2 has no {field}") for field in FIELDS},
-    **{f"{field} of text": (replace(field, ["a"] * 7), f"{field} are of type") for field in FIELDS},
+    **{f"{field} of text": (replace(field, ["a"] * 7), f"{field} are of type object") for field in FIELDS},
+    "complex rewards": (
+        replace("rewards", np.zeros(7, complex)),
+        "rewards are of type complex128; expected real numbers or truth values",
+    ),
     **{
-        f"{field} of {values.shape}": (replace(field, values), "steps" if field == "rewards" else f"{field} have shape")
+        f"{field} of {values.shape}": (replace(field, values), f"{field} have shape {values.shape}; expected ")
         for field, values in [
             *[("observations", np.zeros(shape)) for shape in [(8, 10), (7, 11), (9, 11), (8,), (8, 11, 1), ()]],
             *[("actions", np.zeros(shape)) for shape in [(7, 2), (8, 3), (7,), (7, 3, 1), ()]],
-            *[("rewards", np.zeros(shape)) for shape in [(7, 1), ()]],
+            *[("rewards", np.zeros(shape)) for shape in [(7, 2), (7, 1, 1), (7, 0), ()]],
             *[(field, np.zeros(shape, bool)) for field in ("terminations", "truncations") for shape in [(6,), (7, 1)]],
         ]
     },
@@ -184,7 +188,14 @@ BAD = {  # name: how it is spoilt, what the sentence must hold
         for field, place in [("observations", (0, 3)), ("observations", (7, 0)), ("actions", (6, 2)), ("rewards", (4,))]
         for value in (np.nan, np.inf, -np.inf)
     },
-    "rewards beyond float32": (set_value("rewards", (1,), 1e300), "rewards have 1e+300 at step 1"),
+    "rewards beyond float32": (
+        set_value("rewards", (1,), 1e300),
+        "rewards have 1e+300 at step 1; expected numbers within ±1e+30",
+    ),
+    "an infinite state in float16": (
+        replace("observations", np.full((8, 11), np.inf, np.float16)),
+        "observations have inf at step 0; expected numbers within ±1e+30",
+    ),
     "an action above its bound": (set_value("actions", (3, 1), 1.001), "actions have 1.00"),
     "an action below its bound": (set_value("actions", (3, 1), -7), "actions have -7.0 at step 3"),
 }
@@ -193,6 +204,26 @@ BAD = {  # name: how it is spoilt, what the sentence must hold
 def test_the_data_as_minari_writes_them_are_accepted(dataset: Path) -> None:
     flat, _ = read_minari(dataset, 4, 1.0, "Hopper-v5")
     assert flat.lengths.tolist() == LENGTHS
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("rewards", np.arange(7.0)[:, None]),  # as environments give them whose reward is an array of one
+        ("rewards", np.arange(7) > 3),
+        ("observations", np.eye(8, 11) > 0),
+        ("terminations", np.eye(1, 7, 6, np.float32)[0]),
+        ("truncations", np.zeros(7, np.float64)),
+    ],
+)
+def test_truth_values_as_numbers_and_numbers_as_truth_values_are_read(field: str, values: Any, dataset: Path) -> None:
+    replace(field, values)(dataset)
+    episode = read_episodes(dataset, 4, Expected.of("Hopper-v5", {}))[2]
+    if field in ("rewards", "observations"):
+        assert np.array_equal(getattr(episode, field), np.squeeze(values))
+    flat, stats = read_minari(dataset, 4, 1.0, "Hopper-v5")
+    assert flat.returns_to_go.shape == (sum(LENGTHS),)
+    assert np.isfinite(stats["states"]["std"]).all()
 
 
 def test_data_that_do_not_say_their_environment_are_accepted(dataset: Path) -> None:

@@ -213,7 +213,7 @@ SOUND = {
         ],
         *[
             (json.dumps({**SOUND, "actions": SOUND["actions"] | change}), "actions have no bounds")
-            for change in ({"low": [1.0]}, {"low": [float("nan")]}, {"low": []}, {"high": ["1"]}, {"high": [True]})
+            for change in ({"low": [2.0]}, {"low": [float("nan")]}, {"low": []}, {"high": ["1"]}, {"high": [True]})
         ],
         *[
             (json.dumps({**SOUND, "derived": SOUND["derived"] | change}), "derived")

@@ -77,7 +77,9 @@ BAD = [  # key, its value, what the message must say: where, what was found, wha
     ("environments.hopper.data", {"source": "minari", "path": "x"}, ["hopper.data.path: found with source: minari"]),
     ("environments.hopper.data", {"sha256": "0" * 64}, ["hopper.data.sha256: found with source: experts", "minari"]),
     ("environments.hopper.data", {"source": "minari", "sha256": "0"}, ["hopper.data.sha256: found '0'", "{64}"]),
-    ("environments.hopper.reward_scale", 0, ["environments.hopper.reward_scale: found 0", "> 0"]),
+    ("environments.hopper.reward_scale", 0, ["environments.hopper.reward_scale: found 0", "≥ 1.2e-38"]),
+    ("environments.hopper.reward_scale", 1e-45, ["environments.hopper.reward_scale: found 1e-45", "≥ 1.2e-38"]),
+    ("environments.hopper.reward_scale", -1.0, ["environments.hopper.reward_scale: found -1.0", "≥ 1.2e-38"]),
     *[
         ("results", path, [f"results: found {path!r}", "A-Za-z0-9_"])
         for path in ("../x", "/tmp/x", "", "a/../b", "..", ".", "a//b", "a/", "a b", "a\n", "-x", "~/x", "a;b", "{x}")

@@ -173,7 +173,7 @@ def test_actions_between_minus_one_and_one_stay_as_they_are() -> None:
 
 def test_actions_without_bounds_are_refused_unless_normalised() -> None:
     stats = {**STATS, "actions": STATS["actions"] | {"low": [None], "high": [None]}}
-    with pytest.raises(DataError, match=r"have no bounds; set data\.normalise_actions: true"):
+    with pytest.raises(DataError, match=r"no bounds \(.*as none\); set data\.normalise_actions: true"):
         Normalisation.from_stats(stats, {"normalise_states": True, "normalise_actions": False}, 1000)
     assert Normalisation.from_stats(stats, {"normalise_states": True, "normalise_actions": True}, 1000)
 

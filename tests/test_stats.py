@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dt.data import DataError, Normalisation, Trajectories, gather, read_stats
+from dt.episodes import Expected
 from dt.resident import ResidentTrajectories
-from dt.stats import moments, read_minari
+from dt.stats import check_asked, moments, read_minari
 
+EXPECTED = Expected.of("Hopper-v5", {})
 CONSTANTS = {  # what makes a component that should be constant, [N] float64
     "a number that float32 lacks": lambda noise: np.full_like(noise, -273.15),
     "a huge number": lambda noise: np.full_like(noise, 3e29),
@@ -149,3 +151,100 @@ def test_bounds_out_of_order_are_no_statistics(least: float, most: float, tmp_pa
     path.write_text(json.dumps(stats))
     with pytest.raises(DataError, match="actions have no bounds, low ≤ high"):
         read_stats(path)
+
+
+@pytest.mark.parametrize("bound", [1e31, float(np.finfo(np.float32).max), np.inf])
+def test_bounds_that_float32_hardly_holds_count_as_none(
+    bound: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dt.stats.Expected.of", lambda *_: EXPECTED._replace(low=-np.float32([bound] * 3)))
+    folder = write_dataset(tmp_path, np.ones((9, 11)), np.zeros((8, 3)), np.ones(8), "Hopper-v5")
+    flat, stats = read_minari(folder, 2, 1.0, "Hopper-v5")
+    assert (stats["actions"]["low"], stats["actions"]["high"]) == ([None] * 3, [1.0] * 3)
+    asked = {"normalise_states": True, "normalise_actions": False}
+    with pytest.raises(
+        DataError, match=r"no bounds \(beyond 1e\+30 counts as none\); set data\.normalise_actions: true"
+    ):
+        check_asked("hopper", asked, 1.0, flat, stats)
+    check_asked("hopper", asked | {"normalise_actions": True}, 1.0, flat, stats)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "warned"),
+    [
+        ([-1.0] * 3, [1.0] * 3, ""),
+        ([-40.0] * 3, [40.0] * 3, ""),  # data that use an eightieth of it
+        ([-1.0, -1e7, -1.0], [1.0, 1e7, 1.0], "components 1 "),
+        ([0.0, -1.0, 0.0], [1e4, 1.0, 3e29], "components 0, 2 "),
+    ],
+)
+def test_bounds_far_wider_than_the_data_are_warned_of_unless_actions_are_normalised(
+    low: list[float], high: list[float], warned: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stats = with_bounds(list(low), list(high))
+    for normalise in (True, False):
+        Normalisation.from_stats(stats, {"normalise_states": True, "normalise_actions": normalise}, 1.0)
+        assert len(caplog.records) == (not normalise and warned != "")
+    if warned:
+        assert warned in caplog.text
+        assert "set data.normalise_actions: true" in caplog.text
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99])
+def test_with_a_discount_the_derived_return_is_one_that_windows_show(
+    gamma: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewards = np.arange(1.0, 31.0)
+    folder = write_dataset(tmp_path, np.ones((31, 11)), np.zeros((30, 3)), rewards, "Hopper-v5")
+    flat, stats = read_minari(folder, 2, gamma, "Hopper-v5")
+    shown = sum(gamma**step * reward for step, reward in enumerate(rewards))
+    assert stats["derived"]["target_return"] == pytest.approx(shown) == pytest.approx(flat.returns_to_go[0], rel=1e-6)
+    assert stats["returns_to_go"]["max"] == pytest.approx(shown)
+    assert 1 <= shown / stats["derived"]["reward_scale"] < 10
+    assert stats["returns"]["mean"] == rewards.sum()  # scores are of undiscounted returns
+    asked = {"normalise_states": True, "normalise_actions": False}
+    caplog.clear()
+    for target, warnings in ((None, 0), (0.9 * shown, 0), (rewards.sum(), 1)):
+        chosen = asked if target is None else asked | {"target_return": target}
+        check_asked("hopper", chosen, gamma, flat, stats)
+        assert len(caplog.records) == warnings
+    assert f"target_return is 465, but with data.gamma {gamma:g} no episode" in caplog.text
+
+
+def test_without_a_discount_any_target_return_may_be_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_dataset(tmp_path, np.ones((9, 11)), np.zeros((8, 3)), np.full(8, 2.0), "Hopper-v5")
+    flat, stats = read_minari(folder, 2, 1.0, "Hopper-v5")
+    caplog.clear()
+    asked = {"normalise_states": True, "normalise_actions": False, "target_return": 12000.0}
+    check_asked("hopper", asked, 1.0, flat, stats)
+    assert not caplog.records
+    assert stats["derived"] == {"target_return": 16.0, "reward_scale": 10.0}
+
+
+@pytest.mark.parametrize(("reward", "scale"), [(100.0, 1e-30), (1e20, 1.0), (1e-3, 1.2e-38)])
+def test_a_reward_scale_far_below_the_returns_is_answered_before_training(
+    reward: float, scale: float, tmp_path: Path
+) -> None:
+    folder = write_dataset(tmp_path, np.ones((9, 11)), np.zeros((8, 3)), np.full(8, reward), "Hopper-v5")
+    flat, stats = read_minari(folder, 2, 1.0, "Hopper-v5")
+    asked = {"normalise_states": True, "normalise_actions": False}
+    check_asked("hopper", asked, 1.0, flat, stats)
+    with pytest.raises(DataError, match=r"raise environments\.hopper\.reward_scale"):
+        check_asked("hopper", asked | {"reward_scale": scale}, 1.0, flat, stats)
+
+
+@pytest.mark.parametrize(("reward", "scale"), [(2e-37, 1e-36), (5e-33, 1e-32), (-3e-10, 1e-9), (0.0, 1.0)])
+def test_a_derived_scale_is_one_that_float32_holds(reward: float, scale: float, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path, np.ones((9, 11)), np.zeros((8, 3)), np.full(8, reward), "Hopper-v5")
+    flat, stats = read_minari(folder, 2, 1.0, "Hopper-v5")
+    assert stats["derived"]["reward_scale"] == pytest.approx(scale)
+    assert np.isfinite(flat.returns_to_go / np.float32(stats["derived"]["reward_scale"])).all()
+
+
+@pytest.mark.parametrize("reward", [1e-40, -7e-46, 5e-300, 9e29, -2e29])
+def test_returns_that_float32_lacks_are_answered(reward: float, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path, np.ones((9, 11)), np.zeros((8, 3)), np.full(8, reward), "Hopper-v5")
+    with pytest.raises(DataError, match=r"returns-to-go in .* reach .*; float32 holds sizes from 1\.2e-38 to 1e\+30"):
+        read_minari(folder, 2, 1.0, "Hopper-v5")

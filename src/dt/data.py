@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +17,17 @@ from dt.broken import reading
 from dt.files import write_whole
 from dt.runs import ExpectedError
 
+log = logging.getLogger(__name__)
 ARRAYS = {
     "states": (2, "f4"),
     "actions": (2, "f4"),
     "returns_to_go": (1, "f4"),
     "starts": (1, "i8"),
 }  # dimensions, type
+LARGEST = 1e30  # of a number in the data; a sum of a million such rewards is still a float32
+SMALLEST_SCALE = 1.2e-38  # of returns: a smaller number is none in float32, or one of a few digits
+LARGEST_INPUT = 1e15  # of a model: sums of its square are still a float32
+TOO_WIDE = 100  # bounds of actions, in deviations of the data
 REMAKE = "delete it, and snakemake makes it anew"
 
 
@@ -75,7 +81,7 @@ class Normalisation:
         """From a stats file, as far as the config's `data` block asks for it.
 
         Actions that are not normalised are brought from their bounds to [-1, 1], the range of tanh; one that can take a
-        single value becomes 0. Raises DataError if they have no bounds.
+        single value becomes 0. Raises DataError if they have no bounds, and warns if these are far wider than the data.
         """
         states, actions = stats["states"], stats["actions"]
         same = cls.identity(len(states["mean"]), len(actions["mean"]), reward_scale)
@@ -86,6 +92,7 @@ class Normalisation:
             action_mean, action_std = actions["mean"], actions["std"]
         else:
             action_mean, action_std = _centre_and_reach(actions["low"], actions["high"])
+            _warn_of_wide_bounds(action_std, actions["std"])
         return cls(tuple(state_mean), tuple(state_std), tuple(action_mean), tuple(action_std), reward_scale)
 
     @classmethod
@@ -124,12 +131,12 @@ def read_stats(path: Path) -> dict[str, Any]:
                 raise DataError(f"{path}: {name} have no finite means and deviations > 0; {REMAKE}")
         low, high = stats["actions"]["low"], stats["actions"]["high"]
         bounds = zip(low, high, strict=True)
-        fit = all(_unbounded(pair) or _in_order(pair) or (_finite(pair[0]) and pair[0] == pair[1]) for pair in bounds)
-        if len(low) != len(moments["actions"][0]) or not fit:
+        if len(low) != len(moments["actions"][0]) or not all(_unbounded(pair) or _bounded(pair) for pair in bounds):
             raise DataError(f"{path}: actions have no bounds, low ≤ high; {REMAKE}")
         derived = stats["derived"]
-        if not (_finite(derived["target_return"]) and _finite(derived["reward_scale"]) and derived["reward_scale"] > 0):
-            raise DataError(f"{path}: derived values are not finite, with a reward_scale > 0; {REMAKE}")
+        target, scale = derived["target_return"], derived["reward_scale"]
+        if not (_finite(target) and _finite(scale) and scale >= SMALLEST_SCALE):
+            raise DataError(f"{path}: derived values are not finite, with a reward_scale ≥ {SMALLEST_SCALE}; {REMAKE}")
         reference = derived.get("reference")
         if reference is not None and not _in_order((reference["random"], reference["expert"])):
             raise DataError(f"{path}: derived reference returns are not finite, random < expert; {REMAKE}")
@@ -142,6 +149,16 @@ def check_sizes(trajectories: Trajectories, stats: dict[str, Any], folder: Path)
         found, expected = getattr(trajectories, name).shape[1], len(stats[name]["mean"])
         if found != expected:
             raise DataError(f"{folder / name}.npy has {found} columns, but its statistics {expected}; {REMAKE}")
+
+
+def check_scale(trajectories: Trajectories, reward_scale: float, environment: str) -> None:
+    """Raise DataError unless returns-to-go, divided by the scale, are of a size that a model can learn from."""
+    largest = float(np.abs(trajectories.returns_to_go).max())
+    if largest / reward_scale > LARGEST_INPUT:
+        raise DataError(
+            f"the returns-to-go of {environment} reach {largest:.4g}, too much once divided by its reward_scale,"
+            f" {reward_scale:.4g}; raise environments.{environment}.reward_scale to the size of the returns"
+        )
 
 
 @dataclass(frozen=True)
@@ -209,12 +226,25 @@ def gather(
     )
 
 
+def ranges(numbers: list[int]) -> str:
+    """`0, 3 to 5` for 0, 3, 4, 5."""
+    known = set(numbers)
+    firsts = [number for number in numbers if number - 1 not in known]
+    lasts = [number for number in numbers if number + 1 not in known]
+    pairs = zip(firsts, lasts, strict=True)
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in pairs)
+
+
 def _finite(value: Any) -> bool:
     return type(value) is float and math.isfinite(value)
 
 
 def _in_order(pair: tuple[Any, Any]) -> bool:
     return all(map(_finite, pair)) and pair[0] < pair[1]
+
+
+def _bounded(pair: tuple[Any, Any]) -> bool:
+    return _in_order(pair) or (all(map(_finite, pair)) and pair[0] == pair[1])
 
 
 def _unbounded(pair: tuple[Any, Any]) -> bool:
@@ -232,8 +262,22 @@ def _centre_and_reach(low: list[float | None], high: list[float | None]) -> tupl
     """Of bounded actions; 0 and 1 for those between -1 and 1. The reach of a single value is 1."""
     bounds = [(least, most) for least, most in zip(low, high, strict=True) if least is not None and most is not None]
     if len(bounds) < len(low):
-        raise DataError("the environment's actions have no bounds; set data.normalise_actions: true")
+        raise DataError(
+            f"the environment's actions have no bounds (beyond {LARGEST:g} counts as none);"
+            " set data.normalise_actions: true"
+        )
     return [(least + most) / 2 for least, most in bounds], [(most - least) / 2 or 1.0 for least, most in bounds]
+
+
+def _warn_of_wide_bounds(reach: list[float], stds: list[float]) -> None:
+    wide = [number for number, std in enumerate(stds) if reach[number] > TOO_WIDE * std]
+    if wide:
+        log.warning(
+            "warning: actions: the bounds of components %s (counted from 0) reach over more than %d deviations of the"
+            " data, so a small error of the policy is larger than what the data do; set data.normalise_actions: true",
+            ranges(wide),
+            TOO_WIDE,
+        )
 
 
 def _open_array(path: Path, dimensions: int, kind: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from dt.broken import reading
-from dt.data import DataError
+from dt.data import LARGEST, DataError
 from dt.environments import make_environment, original_states
 from dt.existing import data_file, metadata_file
 from dt.spaces import Part, parts
@@ -24,14 +24,8 @@ from dt.versions import differences, same_environment
 log = logging.getLogger(__name__)
 
 BEYOND_BOUNDS = 1e-5  # of an action's bound, that rounding may make of it
-LARGEST = 1e30  # a sum of a million such rewards is still a float32
-NUMBERS, TRUTHS = "fiu", "biu"  # NumPy's kinds
-FIELDS = {
-    "actions": NUMBERS,
-    "rewards": NUMBERS,
-    "terminations": TRUTHS,
-    "truncations": TRUTHS,
-}
+NUMBERS = "fiub"  # NumPy's kinds; a truth value counts as 0 or 1
+FIELDS = ("actions", "rewards", "terminations", "truncations")
 
 
 class Episode(NamedTuple):
@@ -128,18 +122,21 @@ def _read_episode(file: h5py.File, name: str, expected: Expected) -> Episode:
     group = file.get(name)
     if not isinstance(group, h5py.Group):
         raise _EpisodeError(f"{name} is missing")
-    arrays = {field: _array(group, name, field, kinds) for field, kinds in FIELDS.items()}
-    steps = arrays["rewards"].shape[0] if arrays["rewards"].ndim == 1 else 0
+    arrays = {field: _array(group, name, field) for field in FIELDS}
+    rewards = arrays["rewards"]
+    if rewards.ndim == 0 or rewards.shape[1:] not in ((), (1,)):  # [T, 1]: a step's reward as an array of one
+        raise _EpisodeError(f"{name}: rewards have shape {rewards.shape}; expected one number per step")
+    steps = rewards.shape[0]
     if not 1 <= steps <= expected.limit:
         raise _EpisodeError(f"{name} has {steps} steps; expected 1 to {expected.limit}")
     shapes = {
         "actions": (steps, len(expected.low)),
-        **dict.fromkeys(("rewards", "terminations", "truncations"), (steps,)),
+        **dict.fromkeys(("terminations", "truncations"), (steps,)),
     }
     for field, shape in shapes.items():
         _check_shape(name, field, arrays[field], shape)
     observations = _read_states(group, name, steps + 1, expected)
-    episode = Episode(observations, arrays["actions"][()], arrays["rewards"][()])
+    episode = Episode(observations, arrays["actions"][()], rewards[()].reshape(steps))
     _check_values(name, episode, expected)
     return episode
 
@@ -149,10 +146,10 @@ def _read_states(group: h5py.Group, name: str, count: int, expected: Expected) -
     if isinstance(group.get("observations"), h5py.Dataset):
         space = expected.parts[0].space
         shape = space.shape if len(expected.parts) == 1 and space.shape else (expected.state_size,)
-        array = _array(group, name, "observations", NUMBERS)
+        array = _array(group, name, "observations")
         _check_shape(name, "observations", array, (count, *shape))
         return array[()].reshape(count, -1)
-    arrays = [_array(group, name, f"observations/{part.place}".strip("/"), NUMBERS) for part in expected.parts]
+    arrays = [_array(group, name, f"observations/{part.place}".strip("/")) for part in expected.parts]
     for part, array in zip(expected.parts, arrays, strict=True):
         _check_shape(name, f"observations/{part.place}", array, (count, *(part.space.shape or ())))
     flat = [part.flat(array[()]) for part, array in zip(expected.parts, arrays, strict=True)]
@@ -164,20 +161,22 @@ def _check_shape(name: str, field: str, array: h5py.Dataset, shape: tuple[int, .
         raise _EpisodeError(f"{name}: {field} have shape {array.shape}; expected {shape}")
 
 
-def _array(group: h5py.Group, name: str, field: str, kinds: str) -> Any:
+def _array(group: h5py.Group, name: str, field: str) -> Any:
     array = group.get(field)
     if not isinstance(array, h5py.Dataset):
         raise _EpisodeError(f"{name} has no {field}")
-    if array.dtype.kind not in kinds:
-        raise _EpisodeError(f"{name}: {field} are of type {array.dtype}; expected numbers")
+    if array.dtype.kind not in NUMBERS:
+        raise _EpisodeError(f"{name}: {field} are of type {array.dtype}; expected real numbers or truth values")
     return array
 
 
 def _check_values(name: str, episode: Episode, expected: Expected) -> None:
     for field, values in episode._asdict().items():
-        for step, value in _where(~(np.abs(values) <= LARGEST), values):
-            raise _EpisodeError(f"{name}: {field} have {value} at step {step}; expected finite numbers")
-    beyond = BEYOND_BOUNDS * np.maximum(1, expected.high - expected.low)
+        for step, value in _where(~(np.abs(values) <= np.float64(LARGEST)), values):
+            raise _EpisodeError(f"{name}: {field} have {value} at step {step}; expected numbers within ±{LARGEST:g}")
+    beyond = BEYOND_BOUNDS * np.maximum(
+        1, np.subtract(expected.high, expected.low, dtype=float)
+    )  # the largest float32, twice
     outside = (episode.actions < expected.low - beyond) | (episode.actions > expected.high + beyond)
     for step, value in _where(outside, episode.actions):
         raise _EpisodeError(f"{name}: actions have {value} at step {step}; it is beyond the environment's bounds")

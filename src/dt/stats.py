@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dt.data import DataError, Trajectories, returns_to_go
+from dt.data import LARGEST, SMALLEST_SCALE, DataError, Normalisation, Trajectories, check_scale, ranges, returns_to_go
 from dt.environments import make_environment
-from dt.episodes import LARGEST, Expected, read_episodes
+from dt.episodes import Expected, read_episodes
 from dt.existing import data_file
 from dt.streams import integer, reset_seeds, stream
 
@@ -37,6 +37,13 @@ def read_minari(
     rtg = returns_to_go(rewards, starts, gamma)
     flat = Trajectories(states, actions, rtg.astype(np.float32), starts)
     totals = np.add.reduceat(rewards, starts[:-1])
+    first = totals if gamma == 1 else rtg[starts[:-1]]  # what the policy is shown, so what it can be asked for
+    largest = float(np.abs(rtg).max())
+    if not (largest == 0 or SMALLEST_SCALE <= largest <= LARGEST):
+        raise DataError(
+            f"the returns-to-go in {folder} reach {largest:.3g}; float32 holds sizes from {SMALLEST_SCALE:g} to"
+            f" {LARGEST:g}; multiply the rewards, in the environment and its data, by a constant"
+        )
     stats: dict[str, Any] = {
         "trajectories": trajectories,
         "transitions": int(starts[-1]),
@@ -44,7 +51,8 @@ def read_minari(
         "actions": {**moments(actions), "low": _bound(expected.low), "high": _bound(expected.high)},
         "returns": _spread(totals),
         "lengths": _spread(flat.lengths),
-        "derived": {"target_return": float(np.quantile(totals, BEST_DECILE)), "reward_scale": _magnitude(totals)},
+        "returns_to_go": _spread(first),
+        "derived": {"target_return": float(np.quantile(first, BEST_DECILE)), "reward_scale": _magnitude(first)},
         "sha256": hashlib.sha256(data_file(folder).read_bytes()).hexdigest(),
     }
     for name in ("states", "actions"):
@@ -70,6 +78,31 @@ def moments(values: np.ndarray) -> dict[str, list[Any]]:
             stds.append(1.0)
             constant.append(number)
     return {"mean": means, "std": stds, "constant": constant}
+
+
+def check_asked(
+    name: str, asked: dict[str, Any], gamma: float, trajectories: Trajectories, stats: dict[str, Any]
+) -> None:
+    """Answer, before anything is trained, what the study asks of the data of the environment `name` in vain.
+
+    `asked` holds the config's `normalise_states` and `normalise_actions`, and `reward_scale` and `target_return` where
+    they are not derived. Raises DataError as training would; a target return that no data reach is warned of if γ < 1,
+    where it is easily taken for an undiscounted one.
+    """
+    scale = asked.get("reward_scale", stats["derived"]["reward_scale"])
+    Normalisation.from_stats(stats, asked, scale)
+    check_scale(trajectories, scale, name)
+    target, largest = asked.get("target_return"), stats["returns_to_go"]["max"]
+    if gamma < 1 and target is not None and target > largest:
+        log.warning(
+            "warning: environments.%s.target_return is %.6g, but with data.gamma %g no episode of the data has a"
+            " discounted return above %.6g at its first step; leave it out to ask for what the best decile has (%.6g)",
+            name,
+            target,
+            gamma,
+            largest,
+            stats["derived"]["target_return"],
+        )
 
 
 def reference_returns(name: str, env_id: str, arguments: dict[str, Any], stats: dict[str, Any]) -> dict[str, float]:
@@ -101,7 +134,7 @@ def reference_returns(name: str, env_id: str, arguments: dict[str, Any], stats: 
 def _magnitude(returns: np.ndarray) -> float:
     """The power of ten that brings returns to a size of 1 to 10: 1000 for 3600, 100 for −250; 1 for none."""
     size = float(np.mean(np.abs(returns)))
-    return float(10.0 ** np.floor(np.log10(size))) if size > 0 else 1.0
+    return max(float(10.0 ** np.floor(np.log10(size))), SMALLEST_SCALE) if size > 0 else 1.0
 
 
 def _bound(values: np.ndarray) -> list[float | None]:
@@ -117,17 +150,8 @@ def _warn_of_constants(name: str, constant: list[int]) -> None:
             " 0 in the environment and its data",
             name,
             name,
-            _ranges(constant),
+            ranges(constant),
         )
-
-
-def _ranges(numbers: list[int]) -> str:
-    """`0, 3 to 5` for 0, 3, 4, 5."""
-    known = set(numbers)
-    firsts = [number for number in numbers if number - 1 not in known]
-    lasts = [number for number in numbers if number + 1 not in known]
-    pairs = zip(firsts, lasts, strict=True)
-    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in pairs)
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:

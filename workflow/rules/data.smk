@@ -71,10 +71,11 @@ rule stats:
         settings=stats_settings,
         script=script("stats"),
         dataset=subpath(input.data, ancestor=2),
+        asked=asked_of_data,
         arrays=subpath(output.stats, strip_suffix=".json"),
     message:
         "Arrays and statistics: {wildcards.environment}"
     shell:
         "python {params.script:q} --environment {wildcards.environment:q} --dataset {params.dataset:q}"
-        " --settings {params.settings:q} --arrays {params.arrays:q} --stats {output.stats:q}"
+        " --settings {params.settings:q} --asked {params.asked:q} --arrays {params.arrays:q} --stats {output.stats:q}"
         " --provenance {output.provenance:q} > {log:q} 2>&1"

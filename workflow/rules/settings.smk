@@ -79,6 +79,15 @@ def stats_settings(wildcards):
     return settings(derive_reference="reference" not in config["environments"][wildcards.environment], **data, **entry)
 
 
+def asked_of_data(wildcards, output):
+    """What training and evaluation will ask of data, to be answered before the first training.
+
+    As a function of `output` it reruns nothing: it changes no statistics.
+    """
+    entry = environment_settings(wildcards.environment, "reward_scale", "target_return")
+    return settings(**{key: config["data"][key] for key in ("normalise_states", "normalise_actions")}, **entry)
+
+
 def train_settings(name):
     """What training on the environment `name` depends on."""
     keys = ("gymnasium", "arguments", "reward_scale")

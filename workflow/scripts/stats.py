@@ -8,7 +8,7 @@ from dt.data import ARRAYS
 from dt.environments import described_spec
 from dt.files import write_whole
 from dt.provenance import describe, record
-from dt.stats import read_minari, reference_returns
+from dt.stats import check_asked, read_minari, reference_returns
 
 
 def stats() -> None:
@@ -17,12 +17,15 @@ def stats() -> None:
     arguments.add_argument("--dataset", type=Path, required=True, help="folder of the Minari dataset")
     arguments.add_argument("--arrays", type=Path, required=True, help="folder for the arrays")
     arguments.add_argument("--stats", type=Path, required=True, help="JSON file to write")
+    arguments.add_argument("--asked", type=json.loads, help="of the data by the study, JSON; it changes no result")
     given = arguments.parse_args()
     settings = given.settings
     made_from = sorted(path for path in given.dataset.rglob("*") if path.is_file())
     env_id, options = settings["gymnasium"], settings.get("arguments", {})
     description = describe(Path(__file__), given, made_from, spec=described_spec(env_id, options))
     flat, statistics = read_minari(given.dataset, settings["trajectories"], settings["gamma"], env_id, options)
+    if given.asked:
+        check_asked(given.environment, given.asked, settings["gamma"], flat, statistics)
     if settings["derive_reference"]:
         reference = reference_returns(given.environment, env_id, options, statistics)
         statistics["derived"]["reference"] = reference

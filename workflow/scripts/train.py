@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
-from dt.data import ARRAYS, Trajectories, check_sizes, read_stats
+from dt.data import ARRAYS, Trajectories, check_scale, check_sizes, read_stats
 from dt.fingerprint import fingerprint
 from dt.machine import computing, device, use_fastest_products, use_one_thread
 from dt.policy import fresh_policy, load_policy, save_policy
@@ -40,6 +40,7 @@ def train() -> None:
     trajectories = Trajectories.open(given.arrays)
     check_sizes(trajectories, statistics, given.arrays)
     policy = fresh_policy(run.environment, given.settings, statistics, run_stream("weights", run))
+    check_scale(trajectories, policy.normalisation.reward_scale, run.environment)
     if given.source_policy:
         carried = adapt(load_policy(given.source_policy, run.source), policy)
         description = description and description | {"transfer": carried._asdict()}
