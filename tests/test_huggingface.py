@@ -1,6 +1,7 @@
 """Policies to and from Hugging Face: its own model loads them, and what it saves becomes a policy."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,19 @@ def test_a_study_fine_tunes_a_published_model_and_a_policy_file(tmp_path: Path) 
     answer = snakemake(tmp_path, "--cores", "1", "--configfile", write(tmp_path, changed), code=1)
     assert "has model.layers 2, but 1 is asked for" in answer
     assert "Traceback" not in answer
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600), (0o027, 0o640)])
+def test_an_export_and_a_policy_are_readable_and_writable_by_whom_the_umask_lets(
+    mask: int, mode: int, tmp_path: Path
+) -> None:
+    policy, before = a_policy(SIZES[0]), os.umask(mask)
+    try:
+        export_policy(policy, tmp_path / "export")
+        main(["import-hf", str(tmp_path / "export"), str(tmp_path / "export/policy.safetensors")])
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "export").iterdir()}
+    assert len(found) == 5
+    assert set(found.values()) == {mode}
+    assert (tmp_path / "export").stat().st_mode & 0o777 == 0o777 & ~mask

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dt.machine import DeviceError, computing, device, use_fastest_products
+from dt import provenance
+from dt.machine import DeviceError, computing, device, use_fastest_products, warn_of_slow_products
 
 
 def test_a_gpu_is_taken_where_there_is_one_and_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +45,26 @@ def test_products_that_round_are_not_taken(monkeypatch: pytest.MonkeyPatch, capl
         assert "oneDNN rounds to bf16 here" in caplog.text
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("flags", "slow"),
+    [
+        ("avx2 fma", True),
+        ("avx512f avx512_vnni", True),
+        ("asimd sve", True),
+        ("avx512f avx512_bf16", False),
+        ("amx_bf16 amx_tile", False),
+        ("asimd bf16", False),
+        ("", False),  # not Linux: nobody tells
+    ],
+)
+def test_bf16_without_instructions_for_it_is_logged_as_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, flags: str, slow: bool, precision: str
+) -> None:
+    told = {"flags": flags, "model name": "Some Processor"}
+    monkeypatch.setattr(provenance, "_cpuinfo", lambda name: told.get(name, ""))
+    warn_of_slow_products(precision)
+    expected = "Some Processor has no bf16 instructions: a training step in bf16 takes several times as long as in fp32"
+    assert (expected in caplog.text) == (slow and precision == "bf16")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -153,3 +154,38 @@ def test_a_record_names_the_commit_and_whether_the_tree_differs_from_it(tmp_path
     assert git_state(script) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     script.write_text("VALUE = 2\n")
     assert git_state(script) == {"commit": git("rev-parse", "HEAD"), "dirty": True}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("fatal: detected dubious ownership in repository at '/data/study'", "belongs to another user"),
+        ("fatal: bad object HEAD", "git fails: fatal: bad object HEAD"),
+        ("error: unknown option `error-unmatch'", "git fails: error: unknown option"),
+        (None, "git cannot be started (FileNotFoundError: "),
+    ],
+)
+def test_a_record_says_why_git_tells_no_commit(
+    answer: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if answer:
+        (tmp_path / "git").write_text(f"#!/bin/sh\necho {shlex.quote(answer)} >&2\nexit 128\n")
+        (tmp_path / "git").chmod(0o755)
+    state = git_state(tmp_path / "script.py")
+    assert state is not None
+    assert (state["commit"], state["dirty"]) == (None, None)
+    assert said in state["unknown"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_clone_of_another_user_is_said_to_be_one(copy: Path) -> None:
+    record = copy / SCRATCH / "provenance.json"
+    subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True)
+    os.chown(copy, 12345, 12345)
+    os.chown(copy / ".git", 12345, 12345)
+    state = git_state(copy / "workflow/scripts/train.py")
+    assert state is not None
+    assert "belongs to another user" in state["unknown"]
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"git": state}))
+    assert "no git commit: git does not read a repository that belongs to another user" in follow(copy, FIGURE)

@@ -85,7 +85,8 @@ def surroundings(trainings: list[Job], evaluations: list[Job]) -> dict[str, Any]
     jobs = [*trainings, *evaluations]
     for program in (trainings, evaluations):
         _shared(program, "code")
-    states = {(state["commit"], not state["dirty"]) if (state := job["git"]) else (None, None) for job in jobs}
+    told = [job["git"] or {"commit": None} for job in jobs]
+    states = {(git["commit"], not git["dirty"] if git["commit"] else None) for git in told}
     commit, clean = states.pop() if len(states) == 1 else (None, None)
     return {
         "commit": commit,

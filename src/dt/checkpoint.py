@@ -120,7 +120,7 @@ def _lock(folder: Path) -> TextIO:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            file = (folder / "lock").open("a+")
+            file = (folder / "lock").open("a+", encoding="utf-8")
         except FileNotFoundError:  # the folder's last owner has just removed it
             continue
         try:

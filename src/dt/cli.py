@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import signal
@@ -20,6 +21,7 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")  # in a Runt
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
+    write_what_can_be_written()
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--settings", type=json.loads, required=True, help="the rule's part of the configuration, JSON")
     result.add_argument("--provenance", type=Path, help="JSON file that will say how the results came to be")
@@ -29,6 +31,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def run_argument(text: str) -> Run:
     """`["finetune", "hopper", "walker2d", "unfreeze1", 0]`."""
     return Run(*json.loads(text))
+
+
+def write_what_can_be_written() -> None:
+    """Let stdout show `?` for what its encoding lacks: where it is ASCII, a `±` would end the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def main(program: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from dt import cli
 
 def main(argv: list[str] | None = None) -> None:
     """Run `dt SUBCOMMAND …`; what is wrong with its files ends it with one line on stderr and exit code 1."""
+    cli.write_what_can_be_written()
     parser = argparse.ArgumentParser(
         prog="dt", description="Decision Transformers: evaluate, film, export, import; collect runs."
     )

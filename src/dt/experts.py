@@ -193,7 +193,9 @@ def _save(model: Any, folder: Path, progress: dict[str, Any], best: dict[str, np
         "position": model.replay_buffer.pos,
         "full": model.replay_buffer.full,
     }
-    write_record(unfinished / "progress.json", lambda path: path.write_text(json.dumps(progress, indent=1)))
+    write_record(
+        unfinished / "progress.json", lambda path: path.write_text(json.dumps(progress, indent=1), encoding="utf-8")
+    )
     older = _states_on_disk(folder)
     if place not in older:  # else SIGTERM came before the first step
         unfinished.replace(place)
@@ -208,7 +210,7 @@ def _restore(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, np.nda
     if not (states := _states_on_disk(folder)):
         return {"best_score": float("-inf"), "best_step": 0, "curve": []}, {}
     folder = states[-1]
-    progress = json.loads((folder / "progress.json").read_text())
+    progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     learner = from_bytes({"networks": _states(model), "key": model.key}, (folder / "learner.msgpack").read_bytes())
     model.key = learner["key"]
     for name, state in learner["networks"].items():

@@ -50,7 +50,7 @@ def write_record(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(unfinished)
-        unfinished.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
+        share(unfinished)
         sync(unfinished)
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
@@ -76,6 +76,11 @@ def checksum(path: Path) -> str:
     """The SHA-256 of a file, 64 digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def share(path: Path) -> None:
+    """Let those use a file whom the umask lets, as it is with new files: safetensors writes for the owner alone."""
+    path.chmod(0o666 & ~_umask())
 
 
 def sync(path: Path) -> None:

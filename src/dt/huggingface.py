@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dt.broken import reading, refuse_pickle
 from dt.data import Normalisation
-from dt.files import WriteError, sync, unfinished_path
+from dt.files import WriteError, share, sync, unfinished_path
 from dt.model import ACTIVATIONS, Architecture, DecisionTransformer
 from dt.policy import Policy, PolicyError, Task, described
 
@@ -75,7 +75,7 @@ def export_policy(policy: Policy, folder: Path) -> None:
             (unfinished / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (unfinished / CARD).write_text(_card(policy), encoding="utf-8")
         for path in unfinished.iterdir():
-            path.chmod(0o644)
+            share(path)
             sync(path)
         if folder.exists():
             shutil.rmtree(folder)

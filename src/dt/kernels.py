@@ -6,12 +6,50 @@ Arrays are [rows, columns], contiguous; values are float32, or bfloat16 as uint1
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
 import numpy as np
 from numba import njit, types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
 
 EPSILON = np.float32(1e-5)  # of LayerNorm
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+log = logging.getLogger(__name__)
+
+
+class Kept(FunctionCache):
+    """Numba's cache of compiled code on the disk, of which a fault costs time but ends no job."""
+
+    def load_overload(self, signature, target):
+        try:
+            return super().load_overload(signature, target)
+        except Exception as error:  # readers of broken files raise nearly anything
+            return _say(f"cannot be read ({type(error).__name__})")
+
+    def save_overload(self, signature, data):
+        try:
+            super().save_overload(signature, data)
+        except Exception as error:  # of the disk, or of an index that is broken
+            _say(f"cannot be written ({type(error).__name__})")
+
+
+@cache
+def _say(problem):
+    log.warning(
+        "Numba's cache of compiled code %s, so jobs compile anew; NUMBA_CACHE_DIR names another folder", problem
+    )
+
+
+def compiled(function):
+    """`function`, compiled when it is first called, or read from Numba's cache where that lies in a folder of ours."""
+    result = njit(**OPTIONS)(function)
+    try:
+        result._cache = Kept(function)  # as enable_caching() does
+    except RuntimeError:  # neither beside this file nor in the user's own folder
+        _say("finds no folder that it may write")
+    return result
 
 
 @compiled

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dt.provenance import instructions, processor
 from dt.runs import ExpectedError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
@@ -40,6 +41,17 @@ def use_fastest_products() -> None:
     if not exact:
         torch.set_float32_matmul_precision("highest")
     log.info("fp32 matrix products by %s", "oneDNN" if exact else "PyTorch's default: oneDNN rounds to bf16 here")
+
+
+def warn_of_slow_products(precision: str) -> None:
+    """Log that products in bf16 are slow where the processor has no instructions for them, as far as it tells."""
+    known = instructions()
+    if precision == "bf16" and known and not any("bf16" in each for each in known):
+        log.warning(
+            "warning: %s has no bf16 instructions: a training step in bf16 takes several times as long as in fp32;"
+            " set precision: fp32",
+            processor(),
+        )
 
 
 def computing(place: str) -> dict[str, Any]:

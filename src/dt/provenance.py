@@ -21,12 +21,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dt.broken import LONGEST_REASON, reason
+from dt.cli import write_what_can_be_written
 from dt.files import checksum, write_whole
 from dt.fingerprint import fingerprint
 
 PACKAGES = ("torch", "numpy", "numba", "mujoco", "gymnasium", "minari", "snakemake")
 TEMPORARY = ("snapshots.safetensors",)  # deleted once evaluated
-VECTORS = re.compile(r"avx\w*|amx\w*|sse4_\w+|fma|f16c|asimd\w*|sve\w*")  # as Linux calls vector instructions
+VECTORS = re.compile(r"avx\w*|amx\w*|sse4_\w+|fma|f16c|asimd\w*|sve\w*|bf16")  # as Linux calls vector instructions
+NOT_TRACKED = 1  # exit code of `git ls-files --error-unmatch`
+OTHER_USER = (
+    "git does not read a repository that belongs to another user, unless told so:"
+    " git config --global --add safe.directory FOLDER"
+)
 FOLDERS_UP = 3  # from a dataset's file to its record
 
 
@@ -61,30 +68,39 @@ def record(path: Path | None, description: dict[str, Any] | None, made: Iterable
         **more,
         "made_from": made_from,
     }
-    write_whole(path, lambda unfinished: unfinished.write_text(json.dumps(whole, indent=1) + "\n"))
+    write_whole(path, lambda unfinished: unfinished.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8"))
 
 
 def says(path: Path, **expected: Any) -> bool:
     """Whether the record at `path` is there, and has these values."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return all(found.get(name) == value for name, value in expected.items())
 
 
 def git_state(script: Path) -> dict[str, Any] | None:
-    """The commit of the script's repository, and whether a tracked file differs from it; None outside of one."""
+    """The commit of the script's repository, and whether a tracked file differs from it; None outside of one.
+
+    Where git does not tell, as of a repository that belongs to another user, both are None, and `unknown` says why.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(script.resolve().parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        plain = os.environ | {"LC_ALL": "C"}  # its messages are read below
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", script.name)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    except OSError as error:
+        unknown = f"git cannot be started ({reason(error)})"
+    except subprocess.CalledProcessError as error:
+        if error.returncode == NOT_TRACKED or "not a git repository" in error.stderr:
+            return None
+        unknown = OTHER_USER if "dubious ownership" in error.stderr else f"git fails: {' '.join(error.stderr.split())}"
+    return {"commit": None, "dirty": None, "unknown": unknown[:LONGEST_REASON]}
 
 
 def processor() -> str:
@@ -101,7 +117,7 @@ def instructions() -> list[str]:
 def _cpuinfo(name: str) -> str:
     """Read a field of the first processor from what Linux says of it; empty where it says nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")
@@ -160,7 +176,7 @@ _checksum = cache(checksum)
 @cache
 def _read(place: Path) -> dict[str, Any]:
     try:
-        return json.loads(place.read_text())
+        return json.loads(place.read_text(encoding="utf-8"))
     except ValueError:
         return {}
 
@@ -185,6 +201,7 @@ def _version(package: str) -> str | None:
 
 
 def main() -> None:
+    write_what_can_be_written()
     arguments = argparse.ArgumentParser(prog="python -m dt.provenance", description=__doc__)
     arguments.add_argument("file", type=Path, help="a figure, table, policy or other result")
     path = Path(os.path.abspath(arguments.parse_args().file))
@@ -205,7 +222,10 @@ def main() -> None:
 
 def _surroundings(made_by: dict[str, Any]) -> str:
     git, versions = made_by["git"], (f"{name} {number}" for name, number in made_by["versions"].items() if number)
-    commit = f"commit {git['commit'][:12]}{', modified' if git['dirty'] else ''}" if git else "no git commit"
+    commit = "no git commit"
+    if git:
+        modified = ", modified" if git["dirty"] else ""
+        commit = f"commit {git['commit'][:12]}{modified}" if git["commit"] else f"no git commit: {git['unknown']}"
     return "; ".join((commit, ", ".join(versions), made_by["processor"]))
 
 

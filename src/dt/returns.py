@@ -29,7 +29,7 @@ def write_returns(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a run's own returns.csv; `rows` have the keys `EPISODE_COLUMNS`."""
 
     def write(unfinished: Path) -> None:
-        with unfinished.open("w", newline="") as file:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, EPISODE_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows({**row, "return": f"{row['return']:.6f}"} for row in rows)

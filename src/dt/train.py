@@ -69,7 +69,7 @@ class Training:
         write_whole(table, self._write_table)
 
     def _write_table(self, path: Path) -> None:
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(Point.__dataclass_fields__), lineterminator="\n")
             writer.writeheader()
             writer.writerows(asdict(point) for point in self.points)

@@ -10,7 +10,7 @@ from dt.cli import main, parser, run_argument
 from dt.data import read_stats
 from dt.evaluation import evaluate_snapshots
 from dt.fingerprint import fingerprint
-from dt.machine import computing, device, use_one_thread
+from dt.machine import computing, device, use_one_thread, warn_of_slow_products
 from dt.policy import load_policy
 from dt.provenance import describe, record
 from dt.returns import read_steps, write_returns
@@ -32,6 +32,8 @@ def evaluate() -> None:
     use_one_thread()
     take_usable_gpu(given.settings["device"])
     place = device(given.settings["device"]).type
+    if place == "cpu":
+        warn_of_slow_products(given.settings["precision"])
     made_from = [given.policy, given.training, given.snapshots, given.stats]
     description = describe(Path(__file__), given, made_from, **computing(place))
     target_return = given.settings.get("target_return", read_stats(given.stats)["derived"]["target_return"])

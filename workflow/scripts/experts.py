@@ -22,7 +22,7 @@ def experts() -> None:
     best, steps = train_expert(environment, settings, given.state)
     card = model_card(best, given.environment, environment, settings, steps)
     write_whole(given.actor, lambda path: shutil.copy(best, path))
-    write_whole(given.card, lambda path: path.write_text(json.dumps(card, indent=1) + "\n"))
+    write_whole(given.card, lambda path: path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8"))
     record(given.provenance, description, [given.actor, given.card])
 
 

@@ -30,7 +30,7 @@ def stats() -> None:
         reference = reference_returns(given.environment, env_id, options, statistics)
         statistics["derived"]["reference"] = reference
     flat.save(given.arrays)
-    write_whole(given.stats, lambda path: path.write_text(json.dumps(statistics, indent=1) + "\n"))
+    write_whole(given.stats, lambda path: path.write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8"))
     record(given.provenance, description, [given.stats, *(given.arrays / f"{name}.npy" for name in ARRAYS)])
 
 

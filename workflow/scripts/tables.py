@@ -31,7 +31,7 @@ def tables() -> None:
     for name, table in parts.items():
         write_whole(given.tables / f"{name}.csv", lambda path, table=table: _write(table, path))
     page = given.tables / "summary.html"
-    write_whole(page, lambda path: path.write_text(readable(parts["summary"])))
+    write_whole(page, lambda path: path.write_text(readable(parts["summary"]), encoding="utf-8"))
     record(given.provenance, description, [*(given.tables / f"{name}.csv" for name in parts), page])
 
 

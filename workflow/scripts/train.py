@@ -7,7 +7,7 @@ from dt.checkpoint import Checkpoint, digest
 from dt.cli import main, parser, run_argument
 from dt.data import ARRAYS, Trajectories, check_scale, check_sizes, read_stats
 from dt.fingerprint import fingerprint
-from dt.machine import computing, device, use_fastest_products, use_one_thread
+from dt.machine import computing, device, use_fastest_products, use_one_thread, warn_of_slow_products
 from dt.policy import fresh_policy, load_policy, save_policy
 from dt.provenance import describe, record
 from dt.slots import take_usable_gpu
@@ -33,6 +33,7 @@ def train() -> None:
     place = device(given.settings["device"]).type
     if place == "cpu":
         use_fastest_products()
+        warn_of_slow_products(given.settings["precision"])
     made_from = [path for path in (given.stats, given.source_policy) if path]  # stats hold the data's checksum
     arrays = [given.arrays / f"{name}.npy" for name in ARRAYS]
     description = describe(Path(__file__), given, [*made_from, *arrays], **computing(place))
