@@ -108,6 +108,11 @@ def make_environment(
     actions, states = environment.action_space, environment.observation_space
     if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
         raise EnvironmentNameError(f"{env_id} has actions of {actions}; expected a Box with one dimension")
+    if actions.dtype.kind != "f":
+        raise EnvironmentNameError(
+            f"{env_id} has actions of {actions}, whole numbers; expected a Box of floats: a policy's actions are"
+            " continuous, so wrap the environment in one that rounds them"
+        )
     flattenable = all(isinstance(part.space, VECTORS) for part in parts(states))
     if not flattenable or gymnasium.spaces.flatdim(states) > MOST_COMPONENTS:
         raise EnvironmentNameError(

@@ -9,6 +9,7 @@ from dt.environments import described_spec
 from dt.files import write_whole
 from dt.provenance import describe, record
 from dt.stats import check_asked, read_minari, reference_returns
+from dt.trial import try_environment
 
 
 def stats() -> None:
@@ -26,6 +27,7 @@ def stats() -> None:
     flat, statistics = read_minari(given.dataset, settings["trajectories"], settings["gamma"], env_id, options)
     if given.asked:
         check_asked(given.environment, given.asked, settings["gamma"], flat, statistics)
+    try_environment(given.environment, env_id, options, flat)
     if settings["derive_reference"]:
         reference = reference_returns(given.environment, env_id, options, statistics)
         statistics["derived"]["reference"] = reference
