@@ -64,7 +64,11 @@ def test_actions_of_the_data_are_taken_within_bounds_until_the_episode_ends(monk
         ("reward", float("-inf"), "at step 1 gave a reward of -inf"),
         ("state", np.array([0.0, np.nan, 0.0]), "at step 0 gave a state whose component 1 is nan"),
         ("state", np.zeros(4), r"at step 0 gave a state of shape \(4,\)"),
-        ("step", lambda self, action: (self.state, 1.0, False, {}), "at step 1 failed: .*it may have the API of gym before"),
+        (
+            "step",
+            lambda self, action: (self.state, 1.0, False, {}),
+            "at step 1 failed: .*may have the API of gym before",
+        ),
         ("step", lambda self, action: {}["key"], "at step 1 failed: KeyError"),
         ("reset", lambda self, **_: np.zeros(3), "at step 0 .*it may have the API of gym before"),
     ],
