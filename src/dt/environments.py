@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import json
 import logging
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from dt.broken import reason
 from dt.runs import ExpectedError
@@ -95,16 +96,19 @@ def make_environment(
     """The registered environment with its time limit, whose states and actions are vectors.
 
     `arguments` are those of `gymnasium.make` beside the id. Dict, Tuple and other states that Gymnasium can flatten are
-    flattened; Gymnasium's checks of every step are left out. Raises EnvironmentNameError as `time_limit` does, and if
-    it cannot be made or states or actions are no vectors.
+    flattened; Gymnasium's checks of every step are left out. Raises EnvironmentNameError if it cannot be made, as
+    `time_limit` does, and if states or actions are no vectors.
     """
-    limit = time_limit(env_id, arguments)
+    spec = environment_spec(env_id, arguments)
     options = {**(arguments or {}), **({"render_mode": render_mode} if render_mode else {})}
+    if spec.max_episode_steps is not None:
+        time_limit(env_id, arguments)
     try:
-        _import(environment_spec(env_id, arguments))
+        _import(spec)
         environment = gymnasium.make(env_id, disable_env_checker=True, **options)
     except Exception as error:  # of the environment's own code
-        raise EnvironmentNameError(f"{env_id} cannot be made ({reason(error)})") from error
+        raise EnvironmentNameError(f"{env_id} cannot be made ({reason(error)}){_newer(spec)}") from error
+    limit = time_limit(env_id, arguments)  # which says nothing of what cannot be made at all
     actions, states = environment.action_space, environment.observation_space
     if not isinstance(actions, gymnasium.spaces.Box) or len(actions.shape) != 1:
         raise EnvironmentNameError(f"{env_id} has actions of {actions}; expected a Box with one dimension")
@@ -141,8 +145,24 @@ def vectors(space: gymnasium.Space) -> gymnasium.spaces.Box:
 
 def original_states(environment: gymnasium.Env) -> gymnasium.spaces.Space:
     """The space of states before `make_environment` flattened them."""
-    inner = environment.env if isinstance(environment, Environment) else environment
-    return (inner.env if isinstance(inner, gymnasium.wrappers.FlattenObservation) else inner).observation_space
+    return _as_made(environment).observation_space
+
+
+def made_spec(environment: gymnasium.Env) -> EnvSpec:
+    """What Gymnasium made for `make_environment`: with the arguments that are registered, and all wrappers."""
+    spec = _as_made(environment).spec or environment.unwrapped.spec  # the former is None with a wrapper it cannot copy
+    assert spec is not None  # Gymnasium gives one to whatever it makes
+    return spec
+
+
+def defaults(spec: EnvSpec) -> dict[str, Any]:
+    """The values that the environment's own code gives to arguments which a call leaves out, as JSON holds them."""
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    try:
+        parameters = inspect.signature(creator).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # of what is not written in Python
+        return {}
+    return as_json({each.name: each.default for each in parameters if each.default is not each.empty})
 
 
 def environment_spec(env_id: str, arguments: Mapping[str, Any] | None = None) -> EnvSpec:
@@ -164,10 +184,23 @@ def environment_spec(env_id: str, arguments: Mapping[str, Any] | None = None) ->
     return spec
 
 
-def described_spec(env_id: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All that is registered of an environment, with its arguments, as JSON holds it; raises as `environment_spec`."""
-    spec = asdict(environment_spec(env_id, arguments))
-    return json.loads(json.dumps(spec, default=lambda value: getattr(value, "__qualname__", type(value).__name__)))
+def as_json(value: EnvSpec | dict[str, Any]) -> dict[str, Any]:
+    """What JSON makes of a spec or of arguments; what it has no word for is named."""
+    plain = asdict(value) if isinstance(value, EnvSpec) else value
+    return json.loads(json.dumps(plain, default=lambda each: getattr(each, "__qualname__", type(each).__name__)))
+
+
+def _as_made(environment: gymnasium.Env) -> gymnasium.Env:
+    """What Gymnasium made, inside of what `make_environment` laid around it."""
+    inner = environment.env if isinstance(environment, Environment) else environment
+    return inner.env if isinstance(inner, gymnasium.wrappers.FlattenObservation) else inner
+
+
+def _newer(spec: EnvSpec) -> str:
+    """Name an environment's newest version, if it is a newer one: Gymnasium keeps old ids to say that they are gone."""
+    same = [each for each in gymnasium.registry.values() if (each.namespace, each.name) == (spec.namespace, spec.name)]
+    newest = max(same, key=lambda each: each.version or 0)
+    return f"; there is {newest.id}" if (newest.version or 0) > (spec.version or 0) else ""
 
 
 def _import(spec: EnvSpec) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 
 from dt.broken import reading
 from dt.data import LARGEST, DataError
-from dt.environments import make_environment, original_states
+from dt.environments import as_json, defaults, environment_spec, made_spec, make_environment, original_states
 from dt.existing import data_file, metadata_file
 from dt.spaces import Part, parts
-from dt.versions import differences, same_environment
+from dt.versions import Evaluated, differences, same_environment
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,9 @@ class Episode(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """The environment's id and arguments, parts and size of states, bounds of actions [A], steps of a whole episode."""
+    """What evaluation makes: its specs, parts and size of states, bounds of actions [A], steps of a whole episode."""
 
-    env_id: str
-    arguments: Mapping[str, Any]
+    specs: Evaluated
     parts: list[Part]
     state_size: int
     low: np.ndarray
@@ -49,10 +48,10 @@ class Expected(NamedTuple):
 
     @classmethod
     def of(cls, env_id: str, arguments: Mapping[str, Any]) -> Expected:
-        made = make_environment(env_id, arguments)
+        made, registered = make_environment(env_id, arguments), environment_spec(env_id, arguments)
         made.close()
-        state_parts, name = list(parts(original_states(made))), env_id.rpartition(":")[2]
-        return cls(name, arguments, state_parts, made.state_size, made.low, made.high, made.limit)
+        specs = Evaluated(as_json(made_spec(made)), as_json(registered), defaults(registered))
+        return cls(specs, list(parts(original_states(made))), made.state_size, made.low, made.high, made.limit)
 
 
 def check_dataset(folder: Path, expected: Expected) -> None:
@@ -103,14 +102,15 @@ def _check_metadata(folder: Path, expected: Expected) -> int:
     with reading(path, "the metadata of a Minari dataset", DataError, _cure(folder)):
         metadata = json.loads(path.read_text(encoding="utf-8"))
         total = metadata["total_episodes"]
-        spec = json.loads(metadata["env_spec"]) if metadata.get("env_spec") else {"id": expected.env_id}
-        found = spec["id"]
-        notes = list(differences(metadata, spec, expected.env_id, expected.arguments))
+        spec = json.loads(metadata["env_spec"]) if metadata.get("env_spec") else None
+        env_id = expected.specs.made["id"]
+        found = spec["id"] if spec else env_id
+        notes = list(differences(metadata, spec, expected.specs))
     if type(total) is not int or total < 0:
         raise DataError(f"{path}: total_episodes is {total!r:.40}; expected a number of episodes; {_cure(folder)}")
-    if not same_environment(found, expected.env_id):
+    if not same_environment(found, env_id):
         raise DataError(
-            f"{path}: the data are of {found!r:.80}, but the configuration says {expected.env_id};"
+            f"{path}: the data are of {found!r:.80}, but the configuration says {env_id};"
             " set the environment's `gymnasium` to what the data are of, or replace them"
         )
     for note in notes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from dt.data import LARGEST, SMALLEST_SCALE, DataError, Normalisation, Trajector
 from dt.environments import make_environment
 from dt.episodes import Expected, read_episodes
 from dt.existing import data_file
+from dt.files import checksum
 from dt.streams import integer, reset_seeds, stream
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def read_minari(
         "lengths": _spread(flat.lengths),
         "returns_to_go": _spread(first),
         "derived": {"target_return": float(np.quantile(first, BEST_DECILE)), "reward_scale": _magnitude(first)},
-        "sha256": hashlib.sha256(data_file(folder).read_bytes()).hexdigest(),
+        "sha256": checksum(data_file(folder)),
     }
     for name in ("states", "actions"):
         _warn_of_constants(name, stats[name]["constant"])

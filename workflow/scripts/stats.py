@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dt.cli import main, parser
 from dt.data import ARRAYS
-from dt.environments import described_spec
+from dt.environments import as_json, environment_spec
 from dt.files import write_whole
 from dt.provenance import describe, record
 from dt.stats import check_asked, read_minari, reference_returns
@@ -23,7 +23,7 @@ def stats() -> None:
     settings = given.settings
     made_from = sorted(path for path in given.dataset.rglob("*") if path.is_file())
     env_id, options = settings["gymnasium"], settings.get("arguments", {})
-    description = describe(Path(__file__), given, made_from, spec=described_spec(env_id, options))
+    description = describe(Path(__file__), given, made_from, spec=as_json(environment_spec(env_id, options)))
     flat, statistics = read_minari(given.dataset, settings["trajectories"], settings["gamma"], env_id, options)
     if given.asked:
         check_asked(given.environment, given.asked, settings["gamma"], flat, statistics)
