@@ -155,6 +155,20 @@ def test_trainable_counts_of_the_published_model(config: dict[str, Any], hopper:
     assert counts[0] == embeddings + heads
 
 
+def test_a_fine_tuning_draws_dropout_as_the_scratch_run_does_however_much_is_frozen(
+    config: dict[str, Any], walker2d: Data
+) -> None:
+    drawn = []
+    for strategy in ("", "unfreeze0", "unfreeze1", "unfreeze3"):
+        run = Run("finetune", "hopper", "walker2d", strategy, 0) if strategy else Run("scratch", "", "walker2d", "", 0)
+        policy = fresh_policy("walker2d", config, walker2d[1], stream(1))
+        if strategy:
+            freeze(policy, strategy)
+        train(policy, walker2d[0], run, 1, config)
+        drawn.append(torch.get_rng_state())
+    assert all(torch.equal(state, drawn[0]) for state in drawn)
+
+
 def test_fresh_layers_start_like_the_scratch_run_of_the_same_seed(
     config: dict[str, Any], hopper: Data, walker2d: Data
 ) -> None:

@@ -19,7 +19,8 @@ Capture = Callable[[Callable[[], tuple[Tensor, ...]]], tuple[tuple[Tensor, ...],
 class Graphs:
     """`step` with the same results, captured once for each set of input shapes.
 
-    `changed` are all tensors that it changes; a capture leaves them and the GPU's random numbers as they were.
+    `changed` are all tensors that it changes; a capture leaves them and the GPU's random numbers as they were. Tests
+    replace the capture by a stand-in: no GPU was at hand.
     """
 
     def __init__(self, step: Step, changed: list[Tensor], capture: Capture | None = None) -> None:
