@@ -43,7 +43,7 @@ def changed(source: Path, file: str, old: str, new: str) -> set[str]:
         ("dt/kernels.py", "np.float32(1e-5)", "np.float32(1e-6)", MODELS),
         ("dt/figures.py", '"plasma"', '"viridis"', {"figures"}),
         ("dt/scores.py", "100 * (returns", "99 * (returns", {"tables"}),
-        ("dt/metrics.py", "percentile", "bca", {"tables", "figures", "films"}),
+        ("dt/metrics.py", "ddof=1", "ddof=0", {"tables", "figures", "films"}),
         ("dt/config.py", "unknown key", "strange key", set()),
         ("dt/actors.py", "(-20.0, 2.0)", "(-20.0, 3.0)", {"datasets", "experts"}),
         ("scripts/stats.py", "indent=1", "indent=2", {"stats"}),

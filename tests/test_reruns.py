@@ -18,7 +18,7 @@ EDITS = [  # module, what is written instead of what, the jobs that run it
     ("src/dt/model.py", "INITIAL_STD = 0.02", "INITIAL_STD = 0.02  # a comment", {}),
     ("src/dt/optimiser.py", "\nimport", "\n\n# a comment\nimport", {}),
     ("src/dt/figures.py", '"plasma"', '"viridis"', {"figures": 1}),
-    ("src/dt/metrics.py", "percentile", "bca", REPORT),
+    ("src/dt/metrics.py", "ddof=1", "ddof=0", REPORT),
     ("src/dt/scores.py", "100 * (returns", "99 * (returns", {"tables": 1}),
     # snapshots of fine-tuning and scratch are gone, so a new evaluation trains anew
     ("src/dt/returns.py", ":.6f}", ":.5f}", dict(finetune=4, scratch=2, evaluate=7, **REPORT)),

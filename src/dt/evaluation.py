@@ -42,8 +42,9 @@ def evaluate(
     """Episodes of a policy as it is, in the environment of its task.
 
     `target_return` is what it asks for (default: what the best decile of its data reached); equal `seed` means equal
-    episodes, of which a larger number begins with the smaller one (to the bit on one machine's CPU). The first one is run in `first`, if given. Raises
-    PolicyError if the policy does not fit its environment, or no target return is known.
+    episodes, of which a larger number begins with the smaller one (to the bit on one machine's CPU). The first one is
+    run in `first`, if given. Raises PolicyError if the policy does not fit its environment, or no target return is
+    known.
     """
     target_return = asked_return(policy, target_return)
     if episodes < 1:
@@ -75,9 +76,9 @@ def evaluate_snapshots(
 ) -> Iterator[tuple[int, list[Episode]]]:
     """(epoch, episodes) for each snapshot in the file but the first `skip`; reset seeds are `[snapshots, episodes]`.
 
-    On the device of `policy.model`. A GPU takes all snapshots in one batch, so nothing comes out before all are done; a CPU
-    takes one after another, whose weights and tokens then stay in its caches. Raises PolicyError if the policy or a snapshot does not fit the environment or each
-    other.
+    On the device of `policy.model`. A GPU takes all snapshots in one batch, so nothing comes out before all are done; a
+    CPU takes one after another, whose weights and tokens then stay in its caches. Raises PolicyError if the policy or a
+    snapshot does not fit the environment or each other.
     """
     epochs, on_gpu = snapshot_epochs(snapshots), policy.model.final_norm.weight.is_cuda
     together = max(1, len(epochs) - skip) if on_gpu else 1

@@ -125,7 +125,7 @@ def train(
 
 @dataclass
 class Progress:
-    """How far a training is: with the optimiser and PyTorch's generators enough to go on, on a CPU to the same bytes."""
+    """How far a training is: with optimiser and PyTorch's generators enough to go on; on a CPU, to equal bytes."""
 
     generator_state: dict[str, Any]  # NumPy's, before the batches of the epoch being worked on
     epoch: int = 0  # finished ones
