@@ -120,8 +120,9 @@ def test_an_actor_is_stretched_to_the_bounds_of_actions() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"states": spaces.Text(5)}, "has states of Text"),
-        ({"states": spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))})}, "has states of Dict"),
+        ({"states": spaces.Text(5)}, "has states of which the whole is Text"),
+        ({"states": spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))})}, "states of which a is Sequence"),
+        ({"states": spaces.Tuple([spaces.Discrete(2), spaces.Text(3)])}, "states of which _index_1 is Text"),
         ({"states": spaces.Box(0, 255, (200, 200, 3), np.uint8)}, "at most 10000 numbers"),
         ({"actions": spaces.Discrete(3)}, "has actions of Discrete"),
         ({"actions": spaces.Box(0, 1, (2, 2))}, "expected a Box with one dimension"),

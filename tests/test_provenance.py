@@ -162,7 +162,7 @@ def test_a_record_names_the_commit_and_whether_the_tree_differs_from_it(tmp_path
         ("fatal: detected dubious ownership in repository at '/data/study'", "belongs to another user"),
         ("fatal: bad object HEAD", "git fails: fatal: bad object HEAD"),
         ("error: unknown option `error-unmatch'", "git fails: error: unknown option"),
-        (None, "git cannot be started (FileNotFoundError: "),
+        (None, "git cannot be started ([Errno 2]"),
     ],
 )
 def test_a_record_says_why_git_tells_no_commit(

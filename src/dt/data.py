@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dt.broken import reading
+from dt.broken import reading, remake
 from dt.files import write_whole
 from dt.runs import ExpectedError
 
@@ -28,7 +28,6 @@ LARGEST = 1e30  # of a number in the data; a sum of a million such rewards is st
 SMALLEST_SCALE = 1.2e-38  # of returns: a smaller number is none in float32, or one of a few digits
 LARGEST_INPUT = 1e15  # of a model: sums of its square are still a float32
 TOO_WIDE = 100  # bounds of actions, in deviations of the data
-REMAKE = "delete it, and snakemake makes it anew"
 
 
 class DataError(ExpectedError):
@@ -62,7 +61,7 @@ class Trajectories:
         arrays = {name: _open_array(folder / f"{name}.npy", *kind) for name, kind in ARRAYS.items()}
         starts, rows = arrays["starts"], {len(arrays[name]) for name in ARRAYS if name != "starts"}
         if len(starts) < 2 or starts[0] != 0 or (np.diff(starts) < 1).any() or rows != {int(starts[-1])}:
-            raise DataError(f"the arrays in {folder} do not belong together; {REMAKE}")
+            raise DataError(f"the arrays in {folder} do not belong together{remake(folder / 'starts.npy')}")
         return cls(**arrays)
 
 
@@ -123,32 +122,34 @@ class Normalisation:
 
 def read_stats(path: Path) -> dict[str, Any]:
     """A stats file; raises DataError unless it holds means and deviations that can normalise."""
-    with reading(path, "a statistics file", DataError, REMAKE):
+    with reading(path, "a statistics file", DataError):
         stats = json.loads(path.read_text(encoding="utf-8"))
         moments = {name: (stats[name]["mean"], stats[name]["std"]) for name in ("states", "actions")}
         for name, (means, stds) in moments.items():
             if not (all(map(_finite, (*means, *stds))) and len(means) == len(stds) > 0 and min(stds) > 0):
-                raise DataError(f"{path}: {name} have no finite means and deviations > 0; {REMAKE}")
+                raise DataError(f"{path}: {name} have no finite means and deviations > 0{remake(path)}")
         low, high = stats["actions"]["low"], stats["actions"]["high"]
         bounds = zip(low, high, strict=True)
         if len(low) != len(moments["actions"][0]) or not all(_unbounded(pair) or _bounded(pair) for pair in bounds):
-            raise DataError(f"{path}: actions have no bounds, low ≤ high; {REMAKE}")
+            raise DataError(f"{path}: actions have no bounds, low ≤ high{remake(path)}")
         derived = stats["derived"]
         target, scale = derived["target_return"], derived["reward_scale"]
         if not (_finite(target) and _finite(scale) and scale >= SMALLEST_SCALE):
-            raise DataError(f"{path}: derived values are not finite, with a reward_scale ≥ {SMALLEST_SCALE}; {REMAKE}")
+            raise DataError(
+                f"{path}: derived values are not finite, with a reward_scale ≥ {SMALLEST_SCALE}{remake(path)}"
+            )
         reference = derived.get("reference")
         if reference is not None and not _in_order((reference["random"], reference["expert"])):
-            raise DataError(f"{path}: derived reference returns are not finite, random < expert; {REMAKE}")
+            raise DataError(f"{path}: derived reference returns are not finite, random < expert{remake(path)}")
     return stats
 
 
 def check_sizes(trajectories: Trajectories, stats: dict[str, Any], folder: Path) -> None:
     """Raise DataError unless the arrays in `folder` are as wide as their statistics."""
     for name in ("states", "actions"):
-        found, expected = getattr(trajectories, name).shape[1], len(stats[name]["mean"])
-        if found != expected:
-            raise DataError(f"{folder / name}.npy has {found} columns, but its statistics {expected}; {REMAKE}")
+        path, found = folder / f"{name}.npy", getattr(trajectories, name).shape[1]
+        if found != (expected := len(stats[name]["mean"])):
+            raise DataError(f"{path} has {found} columns, but its statistics {expected}{remake(path)}")
 
 
 def check_scale(trajectories: Trajectories, reward_scale: float, environment: str) -> None:
@@ -281,10 +282,10 @@ def _warn_of_wide_bounds(reach: list[float], stds: list[float]) -> None:
 
 
 def _open_array(path: Path, dimensions: int, kind: str) -> np.ndarray:
-    with reading(path, "an array without objects", DataError, REMAKE):
+    with reading(path, "an array without objects", DataError):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim != dimensions or array.dtype != np.dtype(kind):
             raise DataError(
-                f"{path} has {array.ndim} dimensions of {array.dtype}; expected {dimensions} of {kind}; {REMAKE}"
+                f"{path} has {array.ndim} dimensions of {array.dtype}; expected {dimensions} of {kind}{remake(path)}"
             )
     return array

@@ -117,12 +117,14 @@ def make_environment(
             f"{env_id} has actions of {actions}, whole numbers; expected a Box of floats: a policy's actions are"
             " continuous, so wrap the environment in one that rounds them"
         )
-    flattenable = all(isinstance(part.space, VECTORS) for part in parts(states))
-    if not flattenable or gymnasium.spaces.flatdim(states) > MOST_COMPONENTS:
-        raise EnvironmentNameError(
-            f"{env_id} has states of {states!s:.200}; expected a Box, or parts that make a vector of at most"
-            f" {MOST_COMPONENTS} numbers"
-        )
+    for part in parts(states):
+        if not isinstance(part.space, VECTORS):
+            raise EnvironmentNameError(
+                f"{env_id} has states of which {part.place or 'the whole'} is {part.space!s:.200}; supported are"
+                f" {', '.join(kind.__name__ for kind in VECTORS)}, and Dict and Tuple of them"
+            )
+    if (size := gymnasium.spaces.flatdim(states)) > MOST_COMPONENTS:
+        raise EnvironmentNameError(f"{env_id} has states of {size} numbers; expected at most {MOST_COMPONENTS} numbers")
     if not isinstance(states, gymnasium.spaces.Box) or len(states.shape) != 1:
         environment = gymnasium.wrappers.FlattenObservation(environment)
     return Environment(environment, limit)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from dt.broken import reading
+from dt.broken import reading, remake
 from dt.data import LARGEST, DataError
 from dt.environments import as_json, defaults, environment_spec, made_spec, make_environment, original_states
 from dt.existing import data_file, metadata_file
@@ -24,6 +24,12 @@ from dt.versions import Evaluated, differences, same_environment
 log = logging.getLogger(__name__)
 
 BEYOND_BOUNDS = 1e-5  # of an action's bound, that rounding may make of it
+READ_ANYWAY = "or set HDF5_USE_FILE_LOCKING=FALSE, if nobody writes to it, and start again"
+LOCKED = {
+    "already open for write": "a program that wrote to it has not closed it; close it there, or run `h5clear -s` on it",
+    "errno = 11": f"another program, such as a notebook, has it open; close it there, {READ_ANYWAY}",
+    "unable to lock file": f"its file system has no locks; copy it to one that has, {READ_ANYWAY}",
+}  # by what HDF5 says
 NUMBERS = "fiub"  # NumPy's kinds; a truth value counts as 0 or 1
 FIELDS = ("actions", "rewards", "terminations", "truncations")
 
@@ -75,31 +81,38 @@ def iterate_episodes(folder: Path, count: int | None, expected: Expected) -> Ite
     if total < count:
         raise DataError(f"{folder} holds {total} episodes; data.trajectories asks for {count}")
     if not path.is_file():
-        raise DataError(f"{path} is missing; {_cure(folder)}")
-    with reading(path, "a whole HDF5 file", DataError, _cure(folder)), h5py.File(path, "r") as file:
+        raise DataError(f"{path} is missing")
+    with reading(path, "a whole HDF5 file", DataError), _open(path) as file:
         if len(file) != total:
-            raise DataError(f"{path} holds {len(file)} episodes, but metadata.json counts {total}; {_cure(folder)}")
+            raise DataError(f"{path} holds {len(file)} episodes, but metadata.json counts {total}{remake(path)}")
         try:
             for number in range(count):
                 yield _read_episode(file, f"episode_{number}", expected)
         except _EpisodeError as error:
-            raise DataError(f"{path}, {error}; {_cure(folder)}") from error
+            raise DataError(f"{path}, {error}{remake(path)}") from error
+
+
+def _open(path: Path) -> h5py.File:
+    """The file, to read; raises DataError where a lock is in the way, or a file system that has none."""
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        found = next((text for text in LOCKED if text in str(error)), None)
+        if found is None:
+            raise
+        raise DataError(f"{path} is locked: {LOCKED[found]}") from error
 
 
 class _EpisodeError(DataError):
     """What is wrong with an episode; the file is to be named by the caller."""
 
 
-def _cure(folder: Path) -> str:
-    return f"delete {folder} to have it made or downloaded anew"
-
-
 def _check_metadata(folder: Path, expected: Expected) -> int:
     """The number of episodes in the dataset; raises DataError if it is none of the environment."""
     path = metadata_file(folder)
     if not path.is_file():
-        raise DataError(f"{path} is missing, so {folder} is no Minari dataset; {_cure(folder)}")
-    with reading(path, "the metadata of a Minari dataset", DataError, _cure(folder)):
+        raise DataError(f"{path} is missing, so {folder} is no Minari dataset")
+    with reading(path, "the metadata of a Minari dataset", DataError):
         metadata = json.loads(path.read_text(encoding="utf-8"))
         total = metadata["total_episodes"]
         spec = json.loads(metadata["env_spec"]) if metadata.get("env_spec") else None
@@ -107,7 +120,7 @@ def _check_metadata(folder: Path, expected: Expected) -> int:
         found = spec["id"] if spec else env_id
         notes = list(differences(metadata, spec, expected.specs))
     if type(total) is not int or total < 0:
-        raise DataError(f"{path}: total_episodes is {total!r:.40}; expected a number of episodes; {_cure(folder)}")
+        raise DataError(f"{path}: total_episodes is {total!r:.40}; expected a number of episodes{remake(path)}")
     if not same_environment(found, env_id):
         raise DataError(
             f"{path}: the data are of {found!r:.80}, but the configuration says {env_id};"

@@ -165,7 +165,7 @@ def _check_content(minari_id: str, unfinished: Path, expected: Expected, sha256:
     try:
         check_dataset(unfinished / minari_id, expected)
     except DataError as error:
-        raise _ContentError(str(error).split("; delete ")[0]) from error
+        raise _ContentError(str(error)) from error
 
 
 def _near(minari_id: str) -> str:

@@ -30,6 +30,8 @@ from dt.policy import Policy, PolicyError, Task, described
 log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, DESCRIPTION, CARD = "config.json", "model.safetensors", "dt.json", "README.md"
+INDICES = (f"{WEIGHTS}.index.json", "pytorch_model.bin.index.json")  # of weights in several files
+WHOLE = "DecisionTransformerModel.from_pretrained(FOLDER).save_pretrained(FOLDER, max_shard_size='100GB')"
 POSITIONS = 1024  # rows of GPT-2's position embedding: as in published models
 PARTS = {
     "embed_norm": "embed_ln",
@@ -219,6 +221,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
                 f"{folder / pickles[0]} is a pickle, which is never opened; where you trust it, make {WEIGHTS} of it:"
                 " DecisionTransformerModel.from_pretrained(FOLDER).save_pretrained(FOLDER)"
             )
+        if parts := [name for name in INDICES if (folder / name).is_file()]:
+            raise PolicyError(f"{folder} holds its weights in parts ({parts[0]}); make one {WEIGHTS} of them: {WHOLE}")
         raise PolicyError(f"{path} is missing, so {folder} is no folder of a DecisionTransformerModel")
     refuse_pickle(path, "a safetensors file", PolicyError)
     with reading(path, "a safetensors file", PolicyError):

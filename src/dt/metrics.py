@@ -20,7 +20,6 @@ TRAINING_COLUMNS = [
     *("epoch", "step", "loss", "gradient_norm", "learning_rate", "trainable", "parameters", "effective", "clipped")
 ]
 NUMBERS = "%.10g"  # as tables show them
-REMAKE = "delete it, and snakemake makes it anew"
 STYLE = (
     "body {font: 13px sans-serif; margin: 1.5em} table {border-collapse: collapse}"
     "th, td {padding: 4px 9px; text-align: right; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums}"
@@ -37,7 +36,7 @@ def read_returns(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
     options = {"dtype": TEXT_COLUMNS, "keep_default_na": False}
     tables = []
     for run, path in zip(runs, paths, strict=True):
-        with reading(path, f"a table of returns of {run}", cure=REMAKE):
+        with reading(path, f"a table of returns of {run}"):
             table = pd.read_csv(path, **options)
             _check_columns(table, EPISODE_COLUMNS, reals=["return"])
             if set(table[RUN_COLUMNS].itertuples(index=False, name=None)) != {tuple(Run.from_path(run))}:
@@ -53,7 +52,7 @@ def read_training(runs: Iterable[str], paths: Iterable[Path]) -> pd.DataFrame:
     """
     tables = []
     for run, path in zip(runs, paths, strict=True):
-        with reading(path, f"a training table of {run}", cure=REMAKE):
+        with reading(path, f"a training table of {run}"):
             table = pd.read_csv(path)
             # before the first step there are no loss, no norm and no clipping: they may be NaN
             unknown_at_first = ["loss", "gradient_norm", "clipped"]
@@ -132,7 +131,7 @@ def summary(returns: pd.DataFrame, training: pd.DataFrame, report: dict[str, Any
 
 def best_arm(path: Path, target: str) -> tuple[str, str]:
     """Source and strategy of the fine-tuned arm with the highest final return in a summary; raises BrokenFileError."""
-    with reading(path, "a summary", cure=REMAKE):
+    with reading(path, "a summary"):
         table = pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False)
         arms = table[(table["kind"] == "finetune") & (table["target"] == target)]
         best = arms.loc[pd.to_numeric(arms["final_return"]).idxmax()]

@@ -21,7 +21,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dt.broken import LONGEST_REASON, reason
 from dt.cli import write_what_can_be_written
 from dt.files import checksum, write_whole
 from dt.fingerprint import fingerprint
@@ -34,6 +33,7 @@ OTHER_USER = (
     "git does not read a repository that belongs to another user, unless told so:"
     " git config --global --add safe.directory FOLDER"
 )
+LONGEST = 200  # characters of what git says
 FOLDERS_UP = 3  # from a dataset's file to its record
 
 
@@ -95,12 +95,12 @@ def git_state(script: Path) -> dict[str, Any] | None:
         git("ls-files", "--error-unmatch", script.name)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except OSError as error:
-        unknown = f"git cannot be started ({reason(error)})"
+        unknown = f"git cannot be started ({error})"
     except subprocess.CalledProcessError as error:
         if error.returncode == NOT_TRACKED or "not a git repository" in error.stderr:
             return None
         unknown = OTHER_USER if "dubious ownership" in error.stderr else f"git fails: {' '.join(error.stderr.split())}"
-    return {"commit": None, "dirty": None, "unknown": unknown[:LONGEST_REASON]}
+    return {"commit": None, "dirty": None, "unknown": unknown[:LONGEST]}
 
 
 def processor() -> str:
