@@ -55,6 +55,7 @@ CHANGES = [  # setting, the jobs that depend on it
     ({"environments": {"walker2d": {"reward_scale": 500}}}, dict(finetune=2, scratch=1, evaluate=3, **REPORT)),
     ({"training": {"learning_rate": 1.0e-3}}, EVERY_TRAINING),
     ({"precision": "bf16"}, EVERY_TRAINING),
+    ({"data": {"normalise_actions": True}}, EVERY_TRAINING),  # stats only answers if it cannot be
     ({"training": {"epochs": 3}}, dict(finetune=4, scratch=2, evaluate=6, **REPORT)),
     ({"data": {"gamma": 0.9}}, dict(stats=2, **EVERY_TRAINING)),
     (
