@@ -18,6 +18,7 @@ from dt.files import failure
 from dt.runs import ExpectedError, Run, StoppedError
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")  # in a RuntimeError of PyTorch's
+INTERRUPTED = 130  # 128 and the number of SIGINT
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -40,7 +41,10 @@ def write_what_can_be_written() -> None:
 
 
 def main(program: Callable[[], None]) -> None:
-    """Run a program; expected errors end it with one line on stderr and exit code 1, and so does SIGTERM."""
+    """Run a program; expected errors end it with one line on stderr and exit code 1, and so does SIGTERM.
+
+    Ctrl-C does too, with the exit code that shells expect then.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it tells of an accelerator that it lacks
     signal.signal(signal.SIGTERM, _stop)
@@ -48,6 +52,9 @@ def main(program: Callable[[], None]) -> None:
         program()
     except (ExpectedError, SafetensorError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except OSError as error:
         sys.exit(f"error: {failure(error)}")
     except (MemoryError, RuntimeError) as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from dt import cli
+from dt.runs import ExpectedError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,7 +28,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser = commands.add_parser("evaluate", help="run a policy in its environment, and film it")
     parser.add_argument("policy", type=Path, help="policy.safetensors, or its folder")
     parser.add_argument("--episodes", type=int, default=100, help="default 100")
-    parser.add_argument("--target-return", type=float, help="default: what the best decile of its data earns")
+    parser.add_argument("--target-return", type=float, help="default: what its study asked for")
     parser.add_argument("--seed", type=int, default=0, help="of the start states; default 0")
     parser.add_argument(
         "--reference", type=float, nargs=2, metavar=("RANDOM", "EXPERT"), help="returns of scores 0, 100"
@@ -46,6 +48,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     from dt.scores import score
 
     use_one_thread()
+    reference = _checked_reference(given.reference)
     policy = load_policy(given.policy)
     film = Film(policy.task, given.video) if given.video else None
     asked = asked_return(policy, given.target_return)
@@ -55,15 +58,25 @@ def _evaluate(given: argparse.Namespace) -> None:
     returns, lengths = np.array([e.total for e in episodes]), np.array([e.length for e in episodes])
     if given.json:
         rows = [{"episode": e.episode, "return": e.total, "length": e.length} for e in episodes]
-        print(json.dumps({"target_return": asked, "episodes": rows}))
+        print(json.dumps({"target_return": asked, "episodes": rows}, allow_nan=False))
         return
     error = returns.std(ddof=1) / len(returns) ** 0.5 if len(returns) > 1 else float("nan")
     print(f"{policy.task.gymnasium}, asked for {asked:.0f}, {len(episodes)} episodes")
     print(f"return {returns.mean():.1f} ± {returns.std():.1f} ({returns.min():.1f} to {returns.max():.1f}),", end=" ")
     print(f"standard error of the mean {error:.1f}")
     print(f"length {lengths.mean():.1f} ({lengths.min()} to {lengths.max()})")
-    if given.reference:
-        print(f"score {score(returns.mean(), dict(zip(('random', 'expert'), given.reference, strict=True))):.1f}")
+    if reference:
+        print(f"score {score(returns.mean(), reference):.1f}")
+
+
+def _checked_reference(given: list[float] | None) -> dict[str, float] | None:
+    """Raise ExpectedError unless the reference returns are as those of the configuration have to be."""
+    if given is None:
+        return None
+    random, expert = given
+    if not (math.isfinite(random) and math.isfinite(expert)) or random >= expert:
+        raise ExpectedError(f"--reference: found {random:g} {expert:g}; allowed are finite numbers, RANDOM < EXPERT")
+    return {"random": random, "expert": expert}
 
 
 def _add_export_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

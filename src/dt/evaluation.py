@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 
 import gymnasium
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor
 
 from dt.acting import ActingTransformer
-from dt.environments import make_environment, vectors
+from dt.environments import Environment, EnvironmentNameError, make_environment, vectors
 from dt.policy import Policy, PolicyError
 from dt.snapshots import read_snapshot, snapshot_epochs
+from dt.stepping import LARGEST
 from dt.streams import reset_seeds, stream
 
 log = logging.getLogger(__name__)
+MOST_EPISODES = 1_000_000_000
 LANES = 8  # episodes side by side; the weights and tokens of more leave a core's cache
 
 
@@ -41,17 +44,21 @@ def evaluate(
 ) -> list[Episode]:
     """Episodes of a policy as it is, in the environment of its task.
 
-    `target_return` is what it asks for (default: what the best decile of its data reached); equal `seed` means equal
-    episodes, of which a larger number begins with the smaller one (to the bit on one machine's CPU). The first one is
-    run in `first`, if given. Raises PolicyError if the policy does not fit its environment, or no target return is
-    known.
+    `target_return` is what it asks for (default: what its study asked for, see `asked_return`); equal `seed` means
+    equal episodes, of which a larger number begins with the smaller one (to the bit on one machine's CPU). The first one
+    is run in `first`, if given. Raises PolicyError if the policy does not fit its environment, or there is no such
+    target return or number of episodes; EpisodeError if the environment fails, or a reward, state or action is not finite.
     """
     target_return = asked_return(policy, target_return)
-    if episodes < 1:
-        raise PolicyError(f"{episodes} episodes cannot be evaluated; at least one is needed")
+    if not isinstance(episodes, Integral) or not 1 <= episodes <= MOST_EPISODES:
+        raise PolicyError(f"{episodes} episodes cannot be evaluated; allowed are 1 to {MOST_EPISODES}")
     count = min(LANES, episodes)
     made = [make_environment(policy.task.gymnasium, policy.task.arguments) for _ in range(count - (first is not None))]
-    environments: list[gymnasium.Env] = [first, *made] if first is not None else [*made]
+    environments = made
+    if first is not None:
+        check_fit(policy, first)
+        checked = isinstance(first, Environment)
+        environments = [first if checked else Environment(first, policy.model.architecture.max_episode_length), *made]
     check_fit(policy, environments[0])
     seeds, weights, finished = np.array(reset_seeds(stream("evaluate", seed), episodes)), policy.model.state_dict(), []
     for start in range(0, episodes, count):
@@ -64,10 +71,16 @@ def evaluate(
 
 
 def asked_return(policy: Policy, target_return: float | None) -> float:
-    """`target_return`, or what the best decile of the policy's data reached; raises PolicyError if it is not known."""
-    asked = policy.task.data_return if target_return is None else target_return
+    """`target_return`, or what the policy's study asked for, or what the best decile of its data reached.
+
+    Raises PolicyError if none of them is known, or it is no finite number.
+    """
+    known = (target_return, policy.task.target_return, policy.task.data_return)
+    asked = next((value for value in known if value is not None), None)
     if asked is None:
         raise PolicyError("the policy does not know the returns of its data; say which target return to ask for")
+    if not isinstance(asked, Real) or isinstance(asked, bool) or not abs(asked) <= LARGEST:
+        raise PolicyError(f"a target return of {asked!r:.40} cannot be asked for; allowed is a finite number")
     return float(asked)
 
 
@@ -105,10 +118,12 @@ def check_fit(policy: Policy, environment: gymnasium.Env) -> None:
     """Raise PolicyError unless the policy has the environment's sizes and time steps for a whole episode."""
     architecture = policy.model.architecture
     limit = environment.spec.max_episode_steps if environment.spec else None
-    sizes = {
-        "states": (architecture.state_size, vectors(environment.observation_space).shape[0]),
-        "actions": (architecture.action_size, vectors(environment.action_space).shape[0]),
-    }
+    try:
+        spaces = environment.observation_space, environment.action_space
+        states, actions = (vectors(space).shape[0] for space in spaces)
+    except EnvironmentNameError as error:
+        raise PolicyError(f"the policy acts on vectors of one environment, but {error}") from error
+    sizes = {"states": (architecture.state_size, states), "actions": (architecture.action_size, actions)}
     for what, (found, expected) in sizes.items():
         if found != expected:
             raise PolicyError(
@@ -143,6 +158,8 @@ def roll_out(
     step = 0
     active, actions = np.ones(seeds.shape, dtype=bool), np.zeros((*seeds.shape, *low.shape), dtype=np.float32)
     while active.any():
+        if step == policy.model.architecture.max_episode_length:
+            raise PolicyError(f"the policy knows {step} time steps, and an episode goes on; give it a time limit")
         seen = (
             normalisation.states(states[lanes]),
             np.float32(return_to_go[lanes, None] / normalisation.reward_scale),

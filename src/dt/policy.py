@@ -16,7 +16,7 @@ from torch import Tensor
 from dt.broken import reading, refuse_pickle
 from dt.data import Normalisation
 from dt.files import write_whole
-from dt.model import ACTIVATIONS, Architecture, DecisionTransformer
+from dt.model import ACTIVATIONS, PRECISIONS, Architecture, DecisionTransformer
 from dt.runs import ExpectedError, context_range
 from dt.streams import integer
 
@@ -36,7 +36,9 @@ class Task:
     """Where and how a policy acts.
 
     Environment name, Gymnasium id and the `arguments` of `gymnasium.make`, discount γ, context length K, and the return
-    that the best decile of the trajectories it learned from reaches (None if that is not known).
+    that the best decile of the trajectories it learned from reaches (None if that is not known). Then what the study
+    that trained it asked for at that time, and in which precision it computed: what whoever runs the policy asks for
+    and computes in, if not told otherwise. Files of earlier versions do not say these two.
     """
 
     environment: str
@@ -45,6 +47,8 @@ class Task:
     gamma: float
     context: int
     data_return: float | None
+    target_return: float | None = None
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class Policy:
 def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weights: np.random.SeedSequence) -> Policy:
     """An untrained policy for the environment `name`.
 
-    `config` holds the blocks `environments`, `data` and `model`; `stats` is the environment's stats file; `weights` is
-    the stream of the initial weights.
+    `config` holds the blocks `environments`, `data` and `model`, and `precision`; `stats` is the environment's stats
+    file; `weights` is the stream of the initial weights.
     """
     environment, model, data = config["environments"][name], config["model"], config["data"]
     architecture = Architecture(
@@ -99,6 +103,8 @@ def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weigh
             data["gamma"],
             context_range(model["context"])[1],
             stats["derived"]["target_return"],
+            float(environment.get("target_return", stats["derived"]["target_return"])),
+            config["precision"],
         ),
     )
 
@@ -142,7 +148,9 @@ def described(description: dict[str, Any], path: Path, tensors: int) -> Policy:
     if problem:
         raise PolicyError(f"{path} is not {KIND}: {problem}")
     with torch.device("meta"):  # no memory before the shapes in the file agree
-        return Policy(DecisionTransformer(architecture), normalisation, task)
+        model = DecisionTransformer(architecture)
+    model.compute_in(task.precision)
+    return Policy(model, normalisation, task)
 
 
 def policy_file(path: str | Path) -> Path:
@@ -197,8 +205,12 @@ def _first_problem(architecture: Architecture, normalisation: Normalisation, tas
             return f"{what}_std holds {min(std)}; expected values > 0"
     if not (isinstance(task.environment, str) and isinstance(task.gymnasium, str) and isinstance(task.arguments, dict)):
         return f"its environment is {task.environment!r:.40}, {task.gymnasium!r:.40}, {task.arguments!r:.40}"
-    if task.data_return is not None and not _finite(task.data_return):
-        return f"data_return is {task.data_return!r:.40}"
+    for name in ("data_return", "target_return"):
+        value = getattr(task, name)
+        if value is not None and not _finite(value):
+            return f"{name} is {value!r:.40}"
+    if task.precision not in PRECISIONS:
+        return f"precision is {task.precision!r:.40}; expected one of {', '.join(PRECISIONS)}"
     return None
 
 

@@ -104,6 +104,15 @@ def train_settings(name):
     )
 
 
+def asked(environment):
+    """What the study asks for, noted in the policies that it trains, if the configuration says it.
+
+    As a function of `output` it trains nothing anew: it changes no weight. Snakemake compares no such parameters.
+    """
+    entry = environment_settings(environment, "target_return")
+    return [f"--target-return={value}" for value in entry.values()]
+
+
 def evaluation_settings(wildcards):
     """What an evaluation depends on besides the policy."""
     environment = Run.from_path(wildcards.run).environment

@@ -71,12 +71,13 @@ rule pretrain:
         epochs=config["training"]["pretrain_epochs"],
         checkpoint=f"{PLACE}/checkpoints/pretrain/{{source}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
+        asked=lambda wildcards, output: asked(wildcards.source),
     message:
         "Pre-train on {wildcards.source}, seed {wildcards.seed}"
     shell:
         "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs:q} --stats {input.stats:q} --arrays {params.arrays:q}"
-        " --policy {output.policy:q} --training {output.training:q}"
+        " {params.asked:q} --policy {output.policy:q} --training {output.training:q}"
         " --snapshots {output.snapshots:q} --checkpoint {params.checkpoint:q}"
         " --provenance {output.provenance:q} > {log:q} 2>&1"
 
@@ -111,12 +112,13 @@ rule finetune:
         epochs=config["training"]["epochs"],
         checkpoint=f"{PLACE}/checkpoints/finetune/{{source}}/{{target}}/{{strategy}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
+        asked=lambda wildcards, output: asked(wildcards.target),
     message:
         "Fine-tune {wildcards.source} on {wildcards.target}, {wildcards.strategy}, seed {wildcards.seed}"
     shell:
         "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs:q} --stats {input.stats:q} --arrays {params.arrays:q}"
-        " --source-policy {input.source_policy:q} --policy {output.policy:q} --training {output.training:q}"
+        " --source-policy {input.source_policy:q} {params.asked:q} --policy {output.policy:q} --training {output.training:q}"
         " --snapshots {output.snapshots:q} --checkpoint {params.checkpoint:q}"
         " --provenance {output.provenance:q} > {log:q} 2>&1"
 
@@ -150,11 +152,12 @@ rule scratch:
         epochs=config["training"]["epochs"],
         checkpoint=f"{PLACE}/checkpoints/scratch/{{target}}/seed{{seed}}",
         arrays=subpath(input.stats, strip_suffix=".json"),
+        asked=lambda wildcards, output: asked(wildcards.target),
     message:
         "Train from scratch on {wildcards.target}, seed {wildcards.seed}"
     shell:
         "python {params.script:q} --run {params.run:q} --settings {params.settings:q}"
         " --epochs {params.epochs:q} --stats {input.stats:q} --arrays {params.arrays:q}"
-        " --policy {output.policy:q} --training {output.training:q}"
+        " {params.asked:q} --policy {output.policy:q} --training {output.training:q}"
         " --snapshots {output.snapshots:q} --checkpoint {params.checkpoint:q}"
         " --provenance {output.provenance:q} > {log:q} 2>&1"

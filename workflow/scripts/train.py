@@ -1,5 +1,6 @@
 """Train one policy: pre-train, fine-tune a source policy (--source-policy), or train from scratch."""
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def train() -> None:
     arguments.add_argument("--stats", type=Path, required=True, help="of the environment to learn, JSON")
     arguments.add_argument("--arrays", type=Path, required=True, help="of the environment to learn")
     arguments.add_argument("--source-policy", type=Path, help="pre-trained policy to fine-tune")
+    arguments.add_argument("--target-return", type=float, help="what the study asks for, if the data do not say; noted")
     arguments.add_argument("--policy", type=Path, required=True, help="to write")
     arguments.add_argument("--training", type=Path, required=True, help="table of evaluation points, to write")
     arguments.add_argument("--snapshots", type=Path, required=True, help="weights at evaluation points, to write")
@@ -52,6 +54,8 @@ def train() -> None:
     checkpoint.stop_on_sigterm()
     result = train_policy(policy, trajectories, run, given.epochs, given.settings, checkpoint)
     result.save(given.training, given.snapshots)
+    if given.target_return is not None:  # no setting: nothing is trained anew for it
+        policy = replace(policy, task=replace(policy.task, target_return=given.target_return))
     save_policy(policy, given.policy)
     record(given.provenance, description, [given.policy, given.training, given.snapshots], resumed=checkpoint.resumed)
     checkpoint.remove()
