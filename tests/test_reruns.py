@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT
 from test_workflow import EVERY_TRAINING, REPORT, planned, snakemake, write
 
+from dt.policy import load_policy
+
 LEARNING_RATE = {"training": {"learning_rate": 1.0e-3}}
 AFTER_THE_DATA_OF_HOPPER = dict(pretrain=1, finetune=4, scratch=1, evaluate=6, **REPORT)
 EDITS = [  # module, what is written instead of what, the jobs that run it
@@ -105,6 +107,39 @@ def test_a_replaced_dataset_reruns_what_was_made_from_it(checkout: Path) -> None
     data = checkout / "results/datasets"
     shutil.copy(data / "walker2d/data/main_data.hdf5", data / "hopper/data/main_data.hdf5")
     assert plan(checkout) == dict(stats=1, **AFTER_THE_DATA_OF_HOPPER)
+
+
+@pytest.mark.parametrize(
+    ("change", "jobs"),
+    [
+        ({"evaluation": {"episodes": 3}}, dict(evaluate=7, **REPORT)),
+        ({"environments": {"hopper": {"target_return": 3600}}}, dict(evaluate=4, **REPORT)),
+        ({"environments": {"hopper": {"reference": {"random": -1.0}}}}, {"tables": 1}),
+        ({"training": {"epochs": 3}}, dict(finetune=4, scratch=2, evaluate=6, **REPORT)),
+    ],
+    ids=str,
+)
+def test_where_snapshots_are_kept_another_evaluation_trains_nothing_anew(
+    change: dict[str, Any], jobs: dict[str, int], checkout: Path
+) -> None:
+    kept = write(checkout, {"evaluation": {"keep_snapshots": True}}, "kept.yaml")
+    assert plan(checkout, kept) == {}  # those that are gone are not made again for it
+    for policy in (checkout / "results/policies").glob("[fs]*/**/policy.safetensors"):
+        snapshots = policy.with_name("snapshots.safetensors")
+        snapshots.touch()
+        os.utime(snapshots, ns=(policy.stat().st_mtime_ns, policy.stat().st_mtime_ns))
+    assert plan(checkout, kept) == {}
+    assert plan(checkout, kept, write(checkout, change)) == jobs
+
+
+def test_a_policy_says_what_the_study_asked_for(study: Path) -> None:
+    policies = {path.parts[-3]: path for path in (study / "results/policies").glob("*/*/*/policy.safetensors")}
+    tasks = {name: load_policy(path).task for name, path in policies.items()}
+    assert {name: (task.target_return, task.precision) for name, task in tasks.items()} == {
+        "hopper": (5000.0, "fp32"),
+        "walker2d": (5000.0, "fp32"),
+    }
+    assert tasks["hopper"].data_return != 5000.0
 
 
 def test_only_new_seeds_are_trained(checkout: Path) -> None:
