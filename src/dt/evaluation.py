@@ -45,9 +45,10 @@ def evaluate(
     """Episodes of a policy as it is, in the environment of its task.
 
     `target_return` is what it asks for (default: what its study asked for, see `asked_return`); equal `seed` means
-    equal episodes, of which a larger number begins with the smaller one (to the bit on one machine's CPU). The first one
-    is run in `first`, if given. Raises PolicyError if the policy does not fit its environment, or there is no such
-    target return or number of episodes; EpisodeError if the environment fails, or a reward, state or action is not finite.
+    equal episodes, of which a larger number begins with the smaller one (to the bit on one machine's CPU). The first
+    one is run in `first`, if given. Raises PolicyError if the policy does not fit its environment, or there is no such
+    target return or number of episodes; EpisodeError if the environment fails, or a reward, state or action is not
+    finite.
     """
     target_return = asked_return(policy, target_return)
     if not isinstance(episodes, Integral) or not 1 <= episodes <= MOST_EPISODES:
