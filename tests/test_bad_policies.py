@@ -1,5 +1,8 @@
 """Broken and foreign policies and snapshots: refused in a sentence, and nothing is written."""
 
+import copy
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,8 @@ import torch
 from conftest import ROOT, synthetic
 from damage import Change, contents, evaluation, leave_a_training, rewrite, run_program, try_damages
 
-from dt.policy import PolicyError, fresh_policy, load_policy
+from dt.huggingface import export_policy
+from dt.policy import Policy, PolicyError, fresh_policy, load_policy, save_policy
 from dt.snapshots import read_snapshot, snapshot_epochs
 from dt.streams import stream
 from dt.transfer import adapt
@@ -63,7 +67,7 @@ BAD = {  # name: change, what the sentence must hold
     "an unknown activation": (describe("architecture", activation="os.system"), "activation is 'os.system'"),
     "an unknown key": (describe("architecture", depth=3), "unexpected keyword argument 'depth'"),
     "a dropout of 1": (describe("architecture", dropout=1.0), "dropout is 1.0"),
-    "a discount of 2": (describe("task", gamma=2), "gamma 2"),
+    "a discount of 2": (describe("task", gamma=2), "gamma is 2; expected 0 < gamma ≤ 1"),
     "an infinite target return": (describe("task", target_return=float("inf")), "target_return is inf"),
     "a target return of text": (describe("task", target_return="5000"), "target_return is '5000'"),
     "an unknown precision": (describe("task", precision="fp16"), "precision is 'fp16'; expected one of fp32, bf16"),
@@ -73,7 +77,8 @@ BAD = {  # name: change, what the sentence must hold
     "one deviation too few": (describe("normalisation", state_std=[1.0] * 10), "not that of 11 state components"),
     "a deviation of 0": (describe("normalisation", action_std=[1.0, 0.0, 1.0]), "action_std holds 0.0"),
     "a mean of text": (describe("normalisation", state_mean="11 letters!"), "not that of 11 state components"),
-    "a mean that is infinite": (describe("normalisation", action_mean=[0, 1e999, 0]), "not that of 3 action"),
+    "a mean that is infinite": (describe("normalisation", action_mean=[0, 1e999, 0]), "action_mean holds inf"),
+    "a reward scale that float32 lacks": (describe("normalisation", reward_scale=1e-42), "reward_scale is 1e-42"),
     "a context beyond the episode": (describe("task", context=1001), "context is 1001"),
     "an environment of no name": (describe("task", environment=None), "environment is None"),
     "no description": (lambda weights, description: description.clear(), "KeyError"),
@@ -90,6 +95,66 @@ def test_a_bad_policy_is_named_with_its_reason(name: str, run: Path) -> None:
     assert str(run / "policy.safetensors") in str(caught.value)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+UNREADABLE = {  # what makes a study's policy one that nobody could read: (block, key, value), what the sentence holds
+    "a reward scale beyond float32's": (
+        ("config", "reward_scale", 1e35),
+        "reward_scale is 1e+35; expected a number from",
+    ),
+    "a reward scale that float32 lacks": (("config", "reward_scale", 3e-41), "reward_scale is 3e-41"),
+    "a mean beyond all numbers": (("states", "mean", [-2e31] * 11), "state_mean holds -2e+31; expected numbers up to"),
+    "a deviation without end": (("actions", "std", [1.0, float("inf"), 1.0]), "action_std holds inf; expected numbers"),
+    "a return beyond all numbers": (("derived", "target_return", 4e30), "data_return is 4e+30"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_policy_that_nobody_could_read_is_refused_before_it_is_trained(name: str, config: dict[str, Any]) -> None:
+    (block, key, value), reason = UNREADABLE[name]
+    stats = synthetic(11, 3)[1]
+    config["data"]["normalise_actions"] = True
+    (config["environments"]["hopper"] if block == "config" else stats[block])[key] = value
+    with pytest.raises(PolicyError, match=r"^a policy of hopper cannot be trained: ") as caught:
+        fresh_policy("hopper", config, stats, stream(1))
+    assert reason in str(caught.value)
+
+
+def with_weight(value: float, name: str = WEIGHT) -> Callable[[Policy], Policy]:
+    def change(policy: Policy) -> Policy:
+        policy.model.state_dict()[name].view(-1)[5] = value
+        return policy
+
+    return change
+
+
+CHANGES: dict[str, tuple[Callable[[Policy], Policy], str]] = {
+    "a weight that is NaN": (with_weight(float("nan")), f"{WEIGHT} holds values that are not finite"),
+    "a bias that is infinite": (with_weight(float("-inf"), "embed_norm.bias"), "embed_norm.bias holds values"),
+    "weights of half precision": (
+        lambda policy: replace(policy, model=copy.deepcopy(policy.model).half()),
+        "is torch.float16; expected torch.float32",
+    ),
+    "a context beyond its time steps": (
+        lambda policy: replace(policy, task=replace(policy.task, context=10**6)),
+        "context is 1000000, beyond its",
+    ),
+    "a state too few": (
+        lambda policy: replace(policy, normalisation=replace(policy.normalisation, state_mean=(0.0,) * 10)),
+        "not that of 11 state components",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_could_not_be_read_is_not_written(name: str, run: Path, tmp_path: Path) -> None:
+    change, reason = CHANGES[name]
+    policy = change(load_policy(run))
+    for write, path in ((save_policy, tmp_path / "new.safetensors"), (export_policy, tmp_path / "exported")):
+        with pytest.raises(PolicyError, match=f"{path} is not written: ") as caught:
+            write(policy, path)
+        assert reason in str(caught.value)
+        assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,11 @@ def test_other_locks_have_their_own_cure(text: str, said: str, tmp_path: Path, m
     assert said in answer(check_dataset, tmp_path, expected)
 
 
-@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
-def test_weights_in_several_files_are_said_to_be_so(index: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin", "model.pt"])
+def test_weights_that_are_pickles_are_said_to_be_so_in_several_files_too(name: str, tmp_path: Path) -> None:
     config = {"model_type": "decision_transformer", "state_dim": 11, "act_dim": 3}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / index).write_text("{}")
-    with pytest.raises(PolicyError, match=r"holds its weights in parts .*max_shard_size='100GB'"):
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(PolicyError, match=rf"{name} is a pickle, .*save_pretrained\(FOLDER\)"):
         import_policy(tmp_path, TASK)

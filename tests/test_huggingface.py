@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import synthetic
+from damage import run_program
 from safetensors.torch import load_file, save_file
 from test_model import SIZES, assert_close, hugging_face, window
 from test_workflow import TINY, copy_of_the_workflow, planned, snakemake, write
@@ -21,6 +22,7 @@ from dt.huggingface import export_policy, import_policy
 from dt.model import Architecture, DecisionTransformer
 from dt.policy import Policy, PolicyError, Task, load_policy, save_policy
 
+POSITIONS = "encoder.wpe.weight"
 TASK = Task("hopper", "Hopper-v5", {}, 1.0, 4, None)
 
 
@@ -107,6 +109,55 @@ def test_files_of_older_versions_are_read(published: tuple[DecisionTransformerMo
     assert_equal_outputs(import_policy(folder, TASK).model, theirs)
 
 
+@pytest.mark.parametrize("size", ["20KB", "40KB"])
+def test_weights_in_several_files_are_read(
+    size: str, published: tuple[DecisionTransformerModel, Path], tmp_path: Path
+) -> None:
+    theirs, folder = published
+    theirs.save_pretrained(tmp_path / "parts", max_shard_size=size)
+    assert not (tmp_path / "parts/model.safetensors").exists()
+    whole, parts = (import_policy(path, TASK).model.state_dict() for path in (folder, tmp_path / "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(parts[name], weight) for name, weight in whole.items())
+    missing = sorted((tmp_path / "parts").glob("model-*"))[1]
+    missing.unlink()
+    with pytest.raises(PolicyError, match=f"{missing} is missing, which .*index.json names"):
+        import_policy(tmp_path / "parts", TASK)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"weight_map": {"a": 3}}', "", '{"weight_map": []}'])
+def test_an_index_of_weights_that_is_none_is_named(
+    content: str, published: tuple[DecisionTransformerModel, Path]
+) -> None:
+    (published[1] / "model.safetensors").unlink()
+    (published[1] / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(PolicyError, match=r"index\.json is not an index of weights"):
+        import_policy(published[1], TASK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--reward-scale", "1e-40"], "reward_scale is 1e-40; expected a number from 1.2e-38 to 1e+30"),
+        (["--reward-scale", "nan"], "reward_scale is nan"),
+        (["--reward-scale", "-10"], "reward_scale is -10.0"),
+        (["--reward-scale", "1e31"], "reward_scale is 1e+31"),
+        (["--context", "0"], "context is 0; expected an integer ≥ 1"),
+        (["--context", "51"], "context is 51, beyond its 50 time steps"),
+    ],
+)
+def test_what_is_told_of_a_folder_is_checked(
+    arguments: list[str],
+    reason: str,
+    published: tuple[DecisionTransformerModel, Path],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["import-hf", str(published[1]), str(tmp_path / "policy.safetensors"), *arguments])
+    assert f"{published[1]} makes no policy: {reason}" in str(end.value)
+    assert not (tmp_path / "policy.safetensors").exists()
+
+
 def configured(**change: Any) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -133,6 +184,16 @@ def weights_changed(change: Callable[[dict[str, torch.Tensor]], None]) -> Callab
     return apply
 
 
+def filled(name: str, value: float) -> Callable[[Path], None]:
+    """One number of a tensor is another; in float64, which holds more than float32."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights[name] = weights[name].double()
+        weights[name][0] = value
+
+    return weights_changed(change)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -152,6 +213,16 @@ def weights_changed(change: Callable[[dict[str, torch.Tensor]], None]) -> Callab
         (configured(n_layer=10**9), "they make no 1000000000 layers"),
         (configured(hidden_size=64), "it does not fit config.json"),
         (configured(resid_pdrop=2.0), "resid_pdrop is 2.0"),
+        (configured(action_tanh="false"), "action_tanh is 'false'; expected true or false"),
+        (configured(activation_function=["relu"]), "TypeError: unhashable"),
+        (configured(attn_pdrop=[0.1]), "TypeError: unhashable"),
+        (configured(n_head=3), "makes no policy: it has no 2 layers of width 32 and 3 heads"),
+        (filled("embed_state.bias", float("nan")), "embed_state.bias holds values that are not finite"),
+        (filled("encoder.h.1.mlp.c_proj.weight", float("-inf")), "mlp.c_proj.weight holds values that are not finite"),
+        (filled("predict_return.weight", 1e200), "predict_return.weight holds values that are not finite"),
+        (filled(POSITIONS, float("nan")), "encoder.wpe.weight holds values that are not finite"),
+        (weights_changed(lambda weights: weights.update({POSITIONS: torch.ones(1024, 31)})), "it does not fit config"),
+        (weights_changed(lambda weights: weights.update({POSITIONS: torch.ones(0, 32)})), "it does not fit config"),
         (weights_changed(lambda weights: weights.pop("embed_ln.weight")), "lacks 'embed_ln.weight'"),
         (weights_changed(lambda weights: weights.update(other=torch.ones(1))), "has an unknown 'other'"),
     ],
@@ -177,6 +248,38 @@ def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="is there and is no export of a policy"):
         export_policy(a_policy(SIZES[2]), tmp_path / "thesis")
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"activation": "gelu"}, "has model.activation relu, but gelu is asked for"),
+        ({"action_tanh": False}, "has action_tanh True, but False is asked for"),
+        ({"heads": 2}, "has model.heads 1, but 2 is asked for"),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "parts", "policy"])
+def test_a_source_that_computes_another_function_is_not_imported(
+    kind: str,
+    asked: dict[str, Any],
+    reason: str | None,
+    published: tuple[DecisionTransformerModel, Path],
+    tmp_path: Path,
+) -> None:
+    theirs, checkpoint = published
+    if kind == "parts":
+        checkpoint = tmp_path / "parts"
+        theirs.save_pretrained(checkpoint, max_shard_size="20KB")
+    if kind == "policy":
+        checkpoint = tmp_path / "policy.safetensors"
+        save_policy(import_policy(published[1], TASK), checkpoint)
+    settings = {"layers": 2, "width": 32, "heads": 1, "activation": "relu", "action_tanh": True} | asked
+    arguments = {"settings": json.dumps({"model": settings}), "source": "mine"}
+    files = {"checkpoint": checkpoint, "policy": tmp_path / "mine/policy.safetensors"}
+    answer = run_program("import_policy", [f"--{name}={value}" for name, value in (arguments | files).items()])
+    assert (answer is None) if reason is None else (reason in (answer or ""))
+    assert files["policy"].exists() == (reason is None)
 
 
 def test_a_study_fine_tunes_a_published_model_and_a_policy_file(tmp_path: Path) -> None:
@@ -209,6 +312,13 @@ def test_a_study_fine_tunes_a_published_model_and_a_policy_file(tmp_path: Path) 
     changed["model"] = {"layers": 1, "width": 32, "context": 5}
     answer = snakemake(tmp_path, "--cores", "1", "--configfile", write(tmp_path, changed), code=1)
     assert "has model.layers 2, but 1 is asked for" in answer
+    changed["sources"]["mine"]["checkpoint"] = "parts"
+    DecisionTransformerModel.from_pretrained(tmp_path / "published").save_pretrained(
+        tmp_path / "parts", max_shard_size="20KB"
+    )
+    inputs = snakemake(tmp_path, "-n", "--configfile", write(tmp_path, changed), "--forcerun", "import_policy")
+    assert "parts/model.safetensors.index.json" in inputs
+    assert "parts/model-00002-of-" in inputs
     assert "Traceback" not in answer
 
 

@@ -25,13 +25,12 @@ from dt.broken import reading, refuse_pickle
 from dt.data import Normalisation
 from dt.files import WriteError, share, sync, unfinished_path
 from dt.model import ACTIVATIONS, Architecture, DecisionTransformer
-from dt.policy import Policy, PolicyError, Task, described
+from dt.policy import Policy, PolicyError, Task, check_numbers, described, description_of
 
 log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, DESCRIPTION, CARD = "config.json", "model.safetensors", "dt.json", "README.md"
-INDICES = (f"{WEIGHTS}.index.json", "pytorch_model.bin.index.json")  # of weights in several files
-WHOLE = "DecisionTransformerModel.from_pretrained(FOLDER).save_pretrained(FOLDER, max_shard_size='100GB')"
+INDEX = f"{WEIGHTS}.index.json"  # says which files hold the weights, if they are several
 POSITIONS = 1024  # rows of GPT-2's position embedding: as in published models
 PARTS = {
     "embed_norm": "embed_ln",
@@ -47,6 +46,7 @@ PARTS = {
 LINEAR = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 POSITION_EMBEDDING, WORD_EMBEDDING = "encoder.wpe.weight", "encoder.wte.weight"
 BUFFERS = re.compile(r"encoder\.h\.\d+\.attn\.(bias|masked_bias)")  # causal masks, in files of older versions
+MODEL = "the configuration of a DecisionTransformerModel"
 FIXED = {
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
@@ -68,7 +68,7 @@ def export_policy(policy: Policy, folder: Path) -> None:
     weights = {their_name(name): weight for name, weight in weights.items()}
     weights[WORD_EMBEDDING] = torch.zeros(1, architecture.width)  # of GPT-2, and never used
     weights[POSITION_EMBEDDING] = torch.zeros(max(POSITIONS, 3 * policy.task.context), architecture.width)
-    description = {name: asdict(part) for name, part in _parts(policy).items()}
+    description = description_of(policy, f"{folder} is not written")
     unfinished = unfinished_path(folder.resolve())
     try:
         unfinished.mkdir(parents=True)
@@ -97,23 +97,16 @@ def import_policy(
     and states are not normalised unless `stats` of their data are given. Raises PolicyError if the folder is none,
     holds a pickle alone, or a model that computes something else than ours.
     """
-    config, weights = _read_config(folder / CONFIG), _read_weights(folder)
-    architecture = _architecture(config, folder / CONFIG)
-    if (folder / DESCRIPTION).is_file():
-        with reading(folder / DESCRIPTION, "the description of an exported policy", PolicyError):
-            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            if Architecture(**description["architecture"]) != architecture:
-                raise PolicyError(f"{folder / DESCRIPTION} says another architecture than {folder / CONFIG}")
-    else:
-        normalisation = Normalisation.identity(architecture.state_size, architecture.action_size, reward_scale)
-        if stats:
-            chosen = {"normalise_states": True, "normalise_actions": False}
-            normalisation = Normalisation.from_stats(stats, chosen, reward_scale)
-        parts: dict[str, Any] = {"architecture": architecture, "normalisation": normalisation, "task": task}
-        description = {name: asdict(part) for name, part in parts.items()}
-    ours = _ours(weights, architecture, folder / WEIGHTS)
-    with reading(folder, "a policy", PolicyError):
-        policy = described(description, folder, tensors=len(ours))
+    config, (path, weights) = _read_config(folder / CONFIG), _read_weights(folder)
+    with reading(folder, "a folder of a DecisionTransformerModel", PolicyError):
+        architecture = _architecture(config, folder / CONFIG)
+        ours = _ours(weights, architecture, path)
+        description = _described_by(folder, architecture) or {
+            "architecture": asdict(architecture),
+            "normalisation": asdict(_normalisation(architecture, stats, reward_scale)),
+            "task": asdict(task),
+        }
+        policy = described(description, f"{folder} makes no policy", tensors=len(ours))
     policy.model.to_empty(device="cpu").load_state_dict(ours)
     return policy
 
@@ -155,10 +148,6 @@ def their_config(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _parts(policy: Policy) -> dict[str, Any]:
-    return {"architecture": policy.model.architecture, "normalisation": policy.normalisation, "task": policy.task}
-
-
 def _theirs(name: str, weight: Tensor) -> Tensor:
     return weight.T.contiguous() if _transposed(name) else weight.contiguous()
 
@@ -170,7 +159,7 @@ def _transposed(name: str) -> bool:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise PolicyError(f"{path} is missing, so {path.parent} is no folder of a DecisionTransformerModel")
-    with reading(path, "the configuration of a DecisionTransformerModel", PolicyError):
+    with reading(path, MODEL, PolicyError):
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise TypeError(f"it is {config!r:.40}")
@@ -197,6 +186,8 @@ def _architecture(config: Mapping[str, Any], path: Path) -> Architecture:
     dropout = settings.get("resid_pdrop", 0.1)
     if type(dropout) not in (int, float) or not (math.isfinite(dropout) and 0 <= dropout < 1):
         raise PolicyError(f"{path}: resid_pdrop is {dropout!r:.40}; expected 0 ≤ resid_pdrop < 1")
+    if type(settings["action_tanh"]) is not bool:
+        raise PolicyError(f"{path}: action_tanh is {settings['action_tanh']!r:.40}; expected true or false")
     if {settings.get("attn_pdrop", dropout), settings.get("embd_pdrop", dropout)} != {dropout}:
         log.info("%s has several rates of dropout; resid_pdrop, %s, stands for all", path, dropout)
     return Architecture(
@@ -208,22 +199,52 @@ def _architecture(config: Mapping[str, Any], path: Path) -> Architecture:
         activation=settings["activation_function"],
         dropout=float(dropout),
         max_episode_length=settings["max_ep_len"],
-        action_tanh=bool(settings["action_tanh"]),
+        action_tanh=settings["action_tanh"],
     )
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
+def _described_by(folder: Path, architecture: Architecture) -> dict[str, Any] | None:
+    """What an export says of itself; None if the folder is none."""
+    path = folder / DESCRIPTION
     if not path.is_file():
-        pickles = [name for name in ("pytorch_model.bin", "model.pt", "pytorch_model.pt") if (folder / name).is_file()]
-        if pickles:
-            raise PolicyError(
-                f"{folder / pickles[0]} is a pickle, which is never opened; where you trust it, make {WEIGHTS} of it:"
-                " DecisionTransformerModel.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        return None
+    with reading(path, "the description of an exported policy", PolicyError):
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if Architecture(**description["architecture"]) != architecture:
+            raise PolicyError(f"{path} says another architecture than {folder / CONFIG}")
+    return description
+
+
+def _normalisation(architecture: Architecture, stats: dict[str, Any] | None, reward_scale: float) -> Normalisation:
+    if stats is None:
+        return Normalisation.identity(architecture.state_size, architecture.action_size, reward_scale)
+    return Normalisation.from_stats(stats, {"normalise_states": True, "normalise_actions": False}, reward_scale)
+
+
+def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """All tensors of a folder, and the file to name where they do not fit: the index of several files."""
+    weights, index = folder / WEIGHTS, folder / INDEX
+    if weights.is_file():
+        return weights, _read_tensors(weights)
+    if index.is_file():
+        with reading(index, "an index of weights", PolicyError):
+            names = sorted(
+                {Path(name).name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
             )
-        if parts := [name for name in INDICES if (folder / name).is_file()]:
-            raise PolicyError(f"{folder} holds its weights in parts ({parts[0]}); make one {WEIGHTS} of them: {WHOLE}")
-        raise PolicyError(f"{path} is missing, so {folder} is no folder of a DecisionTransformerModel")
+        for name in names:
+            if not (folder / name).is_file():
+                raise PolicyError(f"{folder / name} is missing, which {index} names")
+        return index, {key: tensor for name in names for key, tensor in _read_tensors(folder / name).items()}
+    pickles = sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt")])
+    if pickles:
+        raise PolicyError(
+            f"{pickles[0]} is a pickle, which is never opened; where you trust it, make {WEIGHTS} of it:"
+            " DecisionTransformerModel.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    raise PolicyError(f"{weights} is missing, and so is {INDEX}: {folder} is no folder of a DecisionTransformerModel")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     refuse_pickle(path, "a safetensors file", PolicyError)
     with reading(path, "a safetensors file", PolicyError):
         return load_file(path)
@@ -250,13 +271,13 @@ def _ours(theirs: dict[str, Tensor], architecture: Architecture, path: Path) -> 
         if weight.shape != expected[name].shape or not weight.is_floating_point():
             raise PolicyError(f"{path}: {their} is {weight.dtype} {list(weight.shape)}; it does not fit {CONFIG}")
         ours[name] = weight.to(torch.float32).contiguous()
-    if (
-        positions is not None
-        and positions.ndim == 2
-        and positions.shape[1] == architecture.width
-        and positions[0].any()
-    ):
-        ours["embed_norm.bias"] = ours["embed_norm.bias"] + positions[0].to(torch.float32)
+    check_numbers({their: ours[name] for their, name in names.items()}, str(path))
+    if positions is not None:
+        if positions.ndim != 2 or not len(positions) or positions.shape[1] != architecture.width:
+            raise PolicyError(f"{path}: {POSITION_EMBEDDING} is {list(positions.shape)}; it does not fit {CONFIG}")
+        if positions[0].any():
+            ours["embed_norm.bias"] = ours["embed_norm.bias"] + positions[0].to(torch.float32)
+            check_numbers({POSITION_EMBEDDING: ours["embed_norm.bias"]}, str(path))
     return ours
 
 

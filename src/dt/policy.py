@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dt.broken import reading, refuse_pickle
-from dt.data import Normalisation
+from dt.data import LARGEST, SMALLEST_SCALE, Normalisation
 from dt.files import write_whole
 from dt.model import ACTIVATIONS, PRECISIONS, Architecture, DecisionTransformer
 from dt.runs import ExpectedError, context_range
@@ -24,7 +25,6 @@ METADATA_KEY = "policy"
 POLICY_FILE = "policy.safetensors"
 KIND = "a policy of this project"
 SIZES = ("state_size", "action_size", "layers", "width", "heads", "max_episode_length")
-LARGEST = 1e30  # of a number in a policy's description; a float32 holds it
 
 
 class PolicyError(ExpectedError):
@@ -83,7 +83,8 @@ def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weigh
     """An untrained policy for the environment `name`.
 
     `config` holds the blocks `environments`, `data` and `model`, and `precision`; `stats` is the environment's stats
-    file; `weights` is the stream of the initial weights.
+    file; `weights` is the stream of the initial weights. Raises PolicyError if the trained policy could not be read:
+    before it is trained.
     """
     environment, model, data = config["environments"][name], config["model"], config["data"]
     architecture = Architecture(
@@ -93,7 +94,7 @@ def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weigh
         **{key: value for key, value in model.items() if key != "context"},
     )
     generator = torch.Generator().manual_seed(integer(weights))
-    return Policy(
+    policy = Policy(
         DecisionTransformer(architecture, generator),
         Normalisation.from_stats(stats, data, environment.get("reward_scale", stats["derived"]["reward_scale"])),
         Task(
@@ -107,14 +108,13 @@ def fresh_policy(name: str, config: dict[str, Any], stats: dict[str, Any], weigh
             config["precision"],
         ),
     )
+    description_of(policy, f"a policy of {name} cannot be trained")
+    return policy
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    description = {
-        "architecture": asdict(policy.model.architecture),
-        "normalisation": asdict(policy.normalisation),
-        "task": asdict(policy.task),
-    }
+    """Write a policy file; raises PolicyError if `load_policy` would refuse it, and then writes nothing."""
+    description = description_of(policy, f"{path} is not written")
     metadata = {METADATA_KEY: json.dumps(description)}  # one entry: safetensors writes several in random order
     weights = {name: tensor.contiguous() for name, tensor in policy.model.state_dict().items()}
     write_whole(path, lambda unfinished: save_file(weights, unfinished, metadata=metadata))
@@ -128,7 +128,8 @@ def load_policy(path: str | Path, environment: str | None = None) -> Policy:
     path = policy_file(path)
     refuse_pickle(path, KIND, PolicyError)
     with reading(path, KIND, PolicyError), safe_open(path, framework="pt") as file:
-        policy = described(json.loads((file.metadata() or {})[METADATA_KEY]), path, tensors=len(file.keys()))
+        description = json.loads((file.metadata() or {})[METADATA_KEY])
+        policy = described(description, f"{path} is not {KIND}", tensors=len(file.keys()))
         if environment not in (None, policy.task.environment):
             raise PolicyError(f"{path} is a policy of {policy.task.environment!r:.40}; expected one of {environment}")
         weights = read_weights(path, file, policy.model)
@@ -136,21 +137,45 @@ def load_policy(path: str | Path, environment: str | None = None) -> Policy:
         return policy
 
 
-def described(description: dict[str, Any], path: Path, tensors: int) -> Policy:
-    """The policy that a file at `path` with so many tensors describes, on the meta device: without its weights.
+def description_of(policy: Policy, refusal: str) -> dict[str, Any]:
+    """What a policy is but for its weights; raises PolicyError that begins with `refusal` if no one could read it."""
+    parts: dict[str, Any] = {
+        "architecture": policy.model.architecture,
+        "normalisation": policy.normalisation,
+        "task": policy.task,
+    }
+    description: dict[str, Any] = json.loads(json.dumps({name: asdict(part) for name, part in parts.items()}))
+    weights = policy.model.state_dict()
+    described(description, refusal, len(weights))
+    check_numbers(weights, refusal)
+    return description
 
-    Raises PolicyError if the description is impossible, and what its parts raise if it is none.
+
+def described(description: dict[str, Any], refusal: str, tensors: int) -> Policy:
+    """The policy of so many tensors that a description is of, on the meta device: without its weights.
+
+    Raises PolicyError that begins with `refusal` if the description is impossible, and what its parts raise if it is
+    none.
     """
     architecture = Architecture(**description["architecture"])
     normalisation = Normalisation.from_lists(description["normalisation"])
     task = Task(**description["task"])
     problem = _first_problem(architecture, normalisation, task, tensors)
     if problem:
-        raise PolicyError(f"{path} is not {KIND}: {problem}")
+        raise PolicyError(f"{refusal}: {problem}")
     with torch.device("meta"):  # no memory before the shapes in the file agree
         model = DecisionTransformer(architecture)
     model.compute_in(task.precision)
     return Policy(model, normalisation, task)
+
+
+def check_numbers(weights: Mapping[str, Tensor], what: str) -> None:
+    """Raise PolicyError that begins with `what` unless these tensors are finite float32."""
+    for name, weight in weights.items():
+        if weight.dtype != torch.float32:
+            raise PolicyError(f"{what}: {name} is {weight.dtype}; expected {torch.float32}")
+        if not weight.isfinite().all():
+            raise PolicyError(f"{what}: {name} holds values that are not finite")
 
 
 def policy_file(path: str | Path) -> Path:
@@ -172,9 +197,7 @@ def read_weights(path: Path, file: Any, model: DecisionTransformer, prefix: str 
             kind = f"{part.get_dtype()} {part.get_shape()}"
             raise PolicyError(f"{path}: {prefix}{name} is {kind}; expected F32 {list(weight.shape)}")
     weights = {name: file.get_tensor(f"{prefix}{name}") for name in expected}
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise PolicyError(f"{path}: {prefix}{name} holds values that are not finite")
+    check_numbers({f"{prefix}{name}": weight for name, weight in weights.items()}, str(path))
     return weights
 
 
@@ -190,25 +213,28 @@ def _first_problem(architecture: Architecture, normalisation: Normalisation, tas
         return f"it has no {architecture.layers} layers of width {architecture.width} and {architecture.heads} heads"
     if architecture.activation not in ACTIVATIONS or type(architecture.action_tanh) is not bool:
         return f"its activation is {architecture.activation!r:.40}, action_tanh {architecture.action_tanh!r:.40}"
-    numbers = {"dropout": architecture.dropout, "gamma": task.gamma, "reward_scale": normalisation.reward_scale}
-    for name, value in numbers.items():
-        if not (_finite(value) and value >= 0 and (value > 0 or name == "dropout")):
-            return f"{name} is {value!r:.40}"
-    if architecture.dropout >= 1 or task.gamma > 1:
-        return f"dropout is {architecture.dropout}, gamma {task.gamma}"
+    dropout, gamma, scale = architecture.dropout, task.gamma, normalisation.reward_scale
+    if not (_finite(dropout) and 0 <= dropout < 1):
+        return f"dropout is {dropout!r:.40}; expected 0 ≤ dropout < 1"
+    if not (_finite(gamma) and 0 < gamma <= 1):
+        return f"gamma is {gamma!r:.40}; expected 0 < gamma ≤ 1"
+    if not (_finite(scale) and scale >= SMALLEST_SCALE):
+        return f"reward_scale is {scale!r:.40}; expected a number from {SMALLEST_SCALE:g} to {LARGEST:g}"
     for what, size in (("state", architecture.state_size), ("action", architecture.action_size)):
-        mean, std = getattr(normalisation, f"{what}_mean"), getattr(normalisation, f"{what}_std")
-        for values in (mean, std):
-            if not (isinstance(values, tuple) and len(values) == size and all(map(_finite, values))):
+        for name in (f"{what}_mean", f"{what}_std"):
+            values = getattr(normalisation, name)
+            if not (isinstance(values, tuple) and len(values) == size):
                 return f"its normalisation is not that of {size} {what} components"
-        if min(std) <= 0:
-            return f"{what}_std holds {min(std)}; expected values > 0"
+            for value in values:
+                if not (_finite(value) and (value > 0 or name.endswith("mean"))):
+                    sign = "" if name.endswith("mean") else "> 0, "
+                    return f"{name} holds {value!r:.40}; expected numbers {sign}up to {LARGEST:g}"
     if not (isinstance(task.environment, str) and isinstance(task.gymnasium, str) and isinstance(task.arguments, dict)):
         return f"its environment is {task.environment!r:.40}, {task.gymnasium!r:.40}, {task.arguments!r:.40}"
     for name in ("data_return", "target_return"):
         value = getattr(task, name)
         if value is not None and not _finite(value):
-            return f"{name} is {value!r:.40}"
+            return f"{name} is {value!r:.40}; expected a number up to {LARGEST:g}, or none"
     if task.precision not in PRECISIONS:
         return f"precision is {task.precision!r:.40}; expected one of {', '.join(PRECISIONS)}"
     return None

@@ -44,6 +44,7 @@ RUNS = list(runs(config))
 STUDY = ("sources", "imported", "targets", "strategies", "seeds")  # what runs there are
 TRAINED = [source for source in config["sources"] if source not in config["imported"]]
 CHECKPOINT_FILES = ["policy.safetensors", "config.json", "model.safetensors", "dt.json", "pytorch_model.bin"]
+CHECKPOINT_PARTS = "model*.safetensors*"  # of weights in several files, and their index
 TABLES = ["returns", "training", "summary"]
 ARRAYS = ["states", "actions", "returns_to_go", "starts"]
 PLACE = str(workflow.modifier.modify_path(RESULTS))  # with the prefix of a `module`: for what is no input or output
@@ -192,8 +193,9 @@ def source_policy(wildcards):
 def checkpoint_files(wildcards):
     """Of an imported source: its inputs, so that other weights run the rule again."""
     path = Path(config["imported"][wildcards.source]["checkpoint"])
-    files = [path] if path.is_file() else [path / name for name in CHECKPOINT_FILES]
-    found = [str(file) for file in files if file.is_file()]
+    named = [path] if path.is_file() else [path / name for name in CHECKPOINT_FILES]
+    parts = sorted(path.glob(CHECKPOINT_PARTS))
+    found = [str(file) for file in dict.fromkeys([*named, *parts]) if file.is_file()]
     if not found:
         raise WorkflowError(
             f"sources.{wildcards.source}.checkpoint: {path} is no policy.safetensors, and no folder with"
