@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
-from test_workflow import TINY, copy_of_the_workflow, planned, snakemake, write
+from test_workflow import EVERY_TRAINING, TINY, copy_of_the_workflow, planned, snakemake, write
 
 from dt.data import DataError
 from dt.policy import load_policy
@@ -114,12 +114,33 @@ def test_it_goes_through_the_whole_workflow_to_a_figure(data: Path, tmp_path: Pa
     assert policy.normalisation.reward_scale == found["derived"]["reward_scale"]
     assert policy.task.data_return == found["derived"]["target_return"]
     assert planned(snakemake(tmp_path, "-n", "--configfile", config, environment=reach)) == {}
+    module, every = data / "reach.py", dict(EVERY_TRAINING, finetune=2, scratch=1, evaluate=4)
+    for old, new, jobs in (
+        ("-abs(", "-2 * abs(", dict(stats=1, **every)),
+        ("class Reach", "# a word\nclass Reach", {}),
+    ):
+        module.write_text(MODULE.replace(old, new))
+        assert planned(snakemake(tmp_path, "-n", "--configfile", config, environment=reach)) == jobs
+    module.write_text(MODULE)
     entry["target_return"] = -1.0  # asked for in evaluation alone; snapshots are gone, so those are made again
     changed = snakemake(tmp_path, "-n", "--configfile", write(tmp_path, study), environment=reach)
     assert planned(changed) == {"finetune": 2, "scratch": 1, "evaluate": 4, "tables": 1, "figures": 1}
     entry["reference"] = {"random": -20.0, "expert": 0.0}
     changed = snakemake(tmp_path, "-n", "--configfile", write(tmp_path, study), environment=reach)
     assert "stats" in planned(changed)  # random actions are not looked at any more
+
+
+def test_a_model_that_arguments_name_belongs_to_what_is_collected_measured_and_evaluated(tmp_path: Path) -> None:
+    copy_of_the_workflow(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/hopper.xml").write_text("<mujoco/>")
+    hopper = {"arguments": {"xml_file": "./models/hopper.xml"}}
+    config = write(tmp_path, TINY | {"environments": {"hopper": hopper}}, "hopper.yaml")
+    output = snakemake(tmp_path, "-n", "--printshellcmds", "--configfile", config)
+    commands = [line for line in output.splitlines() if '"made_of": {"files": {"models/hopper.xml":' in line]
+    counts = {name: sum(f"workflow/scripts/{name}.py" in each for each in commands) for name in ("datasets", "stats")}
+    assert counts == {"datasets": 1, "stats": 1}
+    assert len(commands) == 2 + 1 + 2 + 1  # evaluations of pre-training, fine-tunings and scratch, none of walker2d
 
 
 def test_what_is_left_out_is_derived_from_the_data(data: Path, stats: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_no_rule_leaves_a_placeholder_of_its_command_unquoted() -> None:
             placeholders = re.findall(r"\{[^}]+\}", command)
             assert placeholders
             assert [each for each in placeholders if not each.endswith(":q}")] == []
+
+
+def test_a_module_imported_from_git_is_answered_with_what_is_needed(workflow: Path, tmp_path: Path) -> None:
+    clone = shutil.copytree(workflow, tmp_path / "repository")
+    git = ["git", "-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    importer(tmp_path, workflow, {})
+    text = (tmp_path / "Snakefile").read_text()
+    place = f'gitfile("{clone}", path="workflow/Snakefile", ref="main")'
+    (tmp_path / "Snakefile").write_text(re.sub(r'snakefile: ".*"', f"snakefile: {place}", text))
+    output = snakemake(tmp_path, "-n", code=1)
+    assert "clone the repository, `pip install` the clone" in output
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-MODULE_NAME = re.compile(r"dt(\.\w+)+")
+MODULE_NAME = re.compile(r"(dt(?:\.\w+)+)")
 MAKES_NO_RESULT = ("provenance.py",)  # describes them
 
 
@@ -32,16 +32,22 @@ def modules(script: Path) -> dict[str, str]:
         inside = PACKAGE in path.parents
         name = str(path.relative_to(PACKAGE.parent if inside else script.parent))
         if name not in codes:
-            codes[name], imported = _parsed(path, path.read_bytes())
+            codes[name], imported = parsed(path, path.read_bytes(), Path(name).parts, MODULE_NAME)
             waiting += _files(imported, script.parent)
     return codes
 
 
 @cache  # most modules are imported by several programs
-def _parsed(path: Path, content: bytes) -> tuple[str, frozenset[str]]:
-    """The code without words, and the names of modules that it may import."""
+def parsed(
+    path: Path, content: bytes, place: tuple[str, ...], module_text: re.Pattern[str]
+) -> tuple[str, frozenset[str]]:
+    """The code of a module without words, and the names of modules that it may import.
+
+    `place` are its packages and its file's name: what relative imports start from. A text that matches `module_text` is
+    such a name too, its first group that is not empty. Raises as `ast.parse` does.
+    """
     tree = ast.parse(content, str(path))
-    names = frozenset(_names(tree, path))
+    names = frozenset(_names(tree, place, module_text))
     return ast.unparse(_without_words(tree)), names
 
 
@@ -58,18 +64,20 @@ def _files(names: frozenset[str], beside: Path) -> Iterator[Path]:
                     yield file
 
 
-def _names(tree: ast.Module, path: Path) -> Iterator[str]:
+def _names(tree: ast.Module, place: tuple[str, ...], module_text: re.Pattern[str]) -> Iterator[str]:
     """Dotted names that an import, or a text as `importlib` takes it, mentions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = path.relative_to(PACKAGE.parent).parts[: -node.level] if node.level else ()
+            above = place[: -node.level] if node.level else ()
             module = ".".join([*above, *([node.module] if node.module else [])])
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)  # perhaps modules
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_NAME.fullmatch(node.value):
-            yield node.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found = module_text.fullmatch(node.value)
+            if found:
+                yield next(filter(None, found.groups()))
 
 
 def _without_words(tree: ast.Module) -> ast.Module:

@@ -38,11 +38,15 @@ FOLDERS_UP = 3  # from a dataset's file to its record
 
 
 def describe(script: Path, given: argparse.Namespace, made_from: Iterable[Path], **more: Any) -> dict[str, Any] | None:
-    """What a program is about to do: to be called before it reads `made_from`. None if no record is asked for."""
+    """What a program is about to do: to be called before it reads `made_from`. None if no record is asked for.
+
+    Files that the arguments of an environment name belong to `made_from`: the settings have them.
+    """
     if given.provenance is None:
         return None
     names = ("environment", "epochs", "settings")
     run = {"run": given.run._asdict()} if "run" in given else {}
+    outside = vars(given).get("settings", {}).get("made_of", {}).get("files", {})
     return {
         "program": script.name,
         "code": fingerprint(script),
@@ -53,7 +57,7 @@ def describe(script: Path, given: argparse.Namespace, made_from: Iterable[Path],
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "processor": processor(),
         "instructions": instructions(),
-        "made_from": {str(path): checksum(path) for path in made_from},
+        "made_from": {str(path): checksum(path) for path in (*made_from, *map(Path, outside))},
     }
 
 

@@ -15,6 +15,7 @@ from dt.config import ConfigError, check, check_files, complete, layered, plain
 from dt.existing import NoDatasetError, find, identity
 from dt.files import checksum
 from dt.fingerprint import fingerprint
+from dt.outside import made_of
 from dt.provenance import says
 from dt.runs import Run, runs, unfrozen_layers
 
@@ -24,6 +25,12 @@ if workflow.remote_exec:
 # Programs run with the Python that runs Snakemake, also in a cluster's jobs, which activate no environment.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
+if not isinstance(workflow.current_basedir, os.PathLike):  # a file of a git repository that Snakemake reads itself
+    raise WorkflowError(
+        "A module cannot be imported from git or GitHub directly: its programs and their package have to lie on this"
+        " machine, at one commit; clone the repository, `pip install` the clone, and let `snakefile` be the path of its"
+        " workflow/Snakefile"
+    )
 ROOT = Path(workflow.current_basedir).parents[1]  # where the workflow lies; results go below the working directory
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 

@@ -29,6 +29,7 @@ rule expert:
         settings=lambda wildcards: settings(
             environment=environment_settings(wildcards.environment, "gymnasium", "arguments", "action_noise"),
             experts=config["experts"],
+            **outside(wildcards.environment),
         ),
         script=script("experts"),
         state=expert_state,

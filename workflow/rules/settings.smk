@@ -11,6 +11,14 @@ def environment_settings(name, *keys):
     return {key: config["environments"][name][key] for key in keys if key in config["environments"][name]}
 
 
+@cache
+def outside(name):
+    """What an environment's module and files are made of, for what is made by stepping it; nothing for Gymnasium's own."""
+    entry = config["environments"][name]
+    found = made_of(entry["gymnasium"], entry.get("arguments", {}))
+    return {"made_of": found} if found else {}
+
+
 def dataset_settings(wildcards):
     """What a dataset depends on."""
     data = config["environments"][wildcards.environment]["data"]
@@ -18,6 +26,7 @@ def dataset_settings(wildcards):
     block = {"environment": environment_settings(wildcards.environment, *keys)}
     if data["source"] == "experts":
         block |= {"trajectories": config["data"]["trajectories"], "actor": actor_checksums(wildcards.environment)}
+        block |= outside(wildcards.environment)
     else:
         block |= {key: value for key, value in data.items() if key != "path"}
     if data["source"] == "path":  # where they lie does not matter, what they are does
@@ -76,6 +85,7 @@ def stats_settings(wildcards):
     """What arrays and statistics depend on besides the dataset; `gymnasium` is what the data are checked against."""
     data = {key: config["data"][key] for key in ("trajectories", "gamma")}
     entry = environment_settings(wildcards.environment, "gymnasium", "arguments")
+    entry |= outside(wildcards.environment)
     return settings(derive_reference="reference" not in config["environments"][wildcards.environment], **data, **entry)
 
 
@@ -118,13 +128,13 @@ def evaluation_settings(wildcards):
     environment = Run.from_path(wildcards.run).environment
     keys = environment_settings(environment, "target_return")
     machine = {key: config[key] for key in ("device", "precision")}
-    return settings(episodes=config["evaluation"]["episodes"], **machine, **keys)
+    return settings(episodes=config["evaluation"]["episodes"], **machine, **keys, **outside(environment))
 
 
 def expert_state(wildcards):
     """Where a stopped training lies: another folder for other settings, but for the number of steps."""
     recipe = {key: value for key, value in config["experts"].items() if key != "steps"}
-    gymnasium = environment_settings(wildcards.environment, "gymnasium", "arguments")
+    gymnasium = environment_settings(wildcards.environment, "gymnasium", "arguments") | outside(wildcards.environment)
     digest = sha256(settings(recipe=recipe, **gymnasium).encode()).hexdigest()[:8]
     return f"{PLACE}/experts/state/{wildcards.environment}-{digest}"
 
