@@ -15,7 +15,7 @@ print(f"{policy.task.gymnasium}: {policy.parameter_count} weights, context of {p
 
 # One episode, by hand: any loop around a Gymnasium environment will do.
 environment = make_environment(policy.task.gymnasium, policy.task.arguments)
-agent = Agent(policy, environment)  # asks for what the best decile of its data earned
+agent = Agent(policy, environment)  # asks for what its study asked for
 state, _ = environment.reset(seed=0)
 action, rewards, asked, ended = agent.reset(state), [], [], False
 while not ended:
