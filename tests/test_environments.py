@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from dt.actors import Actor, ActorError, rollouts
+from dt.data import DataError
 from dt.environments import EnvironmentNameError, make_environment, original_states
 from dt.episodes import Expected, read_episodes
 from dt.spaces import parts
@@ -157,3 +159,38 @@ def test_what_mujoco_says_of_a_model_makes_no_file(tmp_path: Path) -> None:
     program = "from dt.environments import make_environment; make_environment('HalfCheetah-v5')"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "wrong"),
+    [
+        (spaces.MultiDiscrete([3, 4, 5]), [2, 0, 4], [2, 0, 5]),
+        (spaces.MultiDiscrete([[2, 2], [2, 3]]), [[1, 0], [1, 2]], [[1, 0], [1, -1]]),
+        (spaces.Discrete(4, start=-1), 2, 3),
+        (spaces.MultiBinary(3), [1, 0, 1], None),
+        (spaces.Box(-1, 1, (2, 2), np.float32), [[0.5, 0], [0, 1]], None),
+    ],
+)
+def test_states_without_parts_are_flattened_whatever_their_space(
+    space: spaces.Space, value: Any, wrong: Any, tmp_path: Path
+) -> None:
+    """As the file of a dataset holds them, as Gymnasium gives them and as it flattens them."""
+    expected, flat = Expected.of("Parts-v0", {"states": space}), spaces.flatten(space, np.array(value))
+
+    def written(name: str, state: Any) -> Path:
+        (tmp_path / name / "data").mkdir(parents=True)
+        with h5py.File(tmp_path / name / "data/main_data.hdf5", "w") as file:
+            states, zeros = np.array([state] * 4), np.zeros(3)
+            fields = {"observations": states, "actions": np.zeros((3, 2)), "rewards": zeros}
+            fields |= {"terminations": zeros > 0, "truncations": zeros > 0}
+            for field, values in fields.items():
+                file[f"episode_0/{field}"] = values
+        (tmp_path / name / "data/metadata.json").write_text('{"total_episodes": 1}')
+        return tmp_path / name
+
+    for name, state in (("as given", value), ("flat", flat)):
+        (episode,) = read_episodes(written(name, state), 1, expected)
+        np.testing.assert_array_equal(episode.observations, [flat] * 4)
+    if wrong is not None:
+        with pytest.raises(DataError, match=r"episode_0: observations have .* at step 0; expected values of"):
+            read_episodes(written("wrong", wrong), 1, expected)

@@ -141,7 +141,10 @@ def _read_episode(file: h5py.File, name: str, expected: Expected) -> Episode:
         raise _EpisodeError(f"{name}: rewards have shape {rewards.shape}; expected one number per step")
     steps = rewards.shape[0]
     if not 1 <= steps <= expected.limit:
-        raise _EpisodeError(f"{name} has {steps} steps; expected 1 to {expected.limit}")
+        raise _EpisodeError(
+            f"{name} has {steps} steps; expected 1 to {expected.limit}, the time limit of evaluation's environment"
+            " (`arguments: {max_episode_steps: …}` sets it)"
+        )
     shapes = {
         "actions": (steps, len(expected.low)),
         **dict.fromkeys(("terminations", "truncations"), (steps,)),
@@ -156,17 +159,32 @@ def _read_episode(file: h5py.File, name: str, expected: Expected) -> Episode:
 
 def _read_states(group: h5py.Group, name: str, count: int, expected: Expected) -> np.ndarray:
     """States `[count, S]`, flattened as the environment's are unless the file holds them flat already."""
+    parts = expected.parts
     if isinstance(group.get("observations"), h5py.Dataset):
-        space = expected.parts[0].space
-        shape = space.shape if len(expected.parts) == 1 and space.shape else (expected.state_size,)
-        array = _array(group, name, "observations")
-        _check_shape(name, "observations", array, (count, *shape))
-        return array[()].reshape(count, -1)
-    arrays = [_array(group, name, f"observations/{part.place}".strip("/")) for part in expected.parts]
-    for part, array in zip(expected.parts, arrays, strict=True):
+        array, flat = _array(group, name, "observations"), (count, expected.state_size)
+        alone = len(parts) == 1 and not parts[0].place  # the state itself, as the environment gives it
+        shape = (count, *(parts[0].space.shape or ())) if alone else flat
+        if alone and array.shape != flat:
+            _check_shape(name, "observations", array, shape)
+            return _flattened(name, parts[0], array)
+        _check_shape(name, "observations", array, flat)
+        return array[()]
+    arrays = [_array(group, name, f"observations/{part.place}".strip("/")) for part in parts]
+    for part, array in zip(parts, arrays, strict=True):
         _check_shape(name, f"observations/{part.place}", array, (count, *(part.space.shape or ())))
-    flat = [part.flat(array[()]) for part, array in zip(expected.parts, arrays, strict=True)]
-    return np.concatenate(flat, axis=1)
+    return np.concatenate([_flattened(name, *each) for each in zip(parts, arrays, strict=True)], axis=1)
+
+
+def _flattened(name: str, part: Part, array: h5py.Dataset) -> np.ndarray:
+    """Values of one part as Gymnasium flattens them; it would refuse a number that none of its choices has."""
+    values = part.flat(array[()])
+    if part.choices and not (values.sum(axis=1) == part.choices).all():
+        step = int(np.argmax(values.sum(axis=1) != part.choices))
+        place = f"observations/{part.place}".strip("/")
+        raise _EpisodeError(
+            f"{name}: {place} have {array[step].tolist()} at step {step}; expected values of {part.space}"
+        )
+    return values
 
 
 def _check_shape(name: str, field: str, array: h5py.Dataset, shape: tuple[int, ...]) -> None:

@@ -17,6 +17,14 @@ class Part(NamedTuple):
     place: str
     space: spaces.Space
 
+    @property
+    def choices(self) -> int:
+        """How many components of a flattened value are 1, one of each choice; 0 if it is no choice."""
+        space = self.space
+        if isinstance(space, spaces.MultiDiscrete):
+            return space.nvec.size
+        return int(isinstance(space, spaces.Discrete))
+
     def flat(self, values: np.ndarray) -> np.ndarray:
         """`gymnasium.spaces.flatten` of T values `[T, …]` at once: `[T, size]`."""
         space = self.space
