@@ -80,7 +80,7 @@ def test_a_policys_record_says_how_it_came_to_be(study: Path) -> None:
 def test_vector_instructions_are_those_that_linux_tells(
     said: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda _: said)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: said)
     assert instructions() == expected
 
 
