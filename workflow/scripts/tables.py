@@ -25,8 +25,11 @@ def tables() -> None:
     references = given.settings["references"]
     stats_of = {name: given.results / "stats" / f"{name}.json" for name, values in references.items() if values is None}
     description = describe(Path(__file__), given, [*returns_of, *training_of, *stats_of.values()])
-    references |= {name: read_stats(path)["derived"]["reference"] for name, path in stats_of.items()}
-    returns, training = with_scores(read_returns(paths, returns_of), references), read_training(paths, training_of)
+    derived = {name: read_stats(path)["derived"]["reference"] for name, path in stats_of.items()}
+    returns, training = (
+        with_scores(read_returns(paths, returns_of), references | derived),
+        read_training(paths, training_of),
+    )
     parts = {"returns": returns, "training": training, "summary": summary(returns, training, given.settings["report"])}
     for name, table in parts.items():
         write_whole(given.tables / f"{name}.csv", lambda path, table=table: _write(table, path))
