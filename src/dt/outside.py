@@ -97,8 +97,8 @@ def _distribution(top: str) -> metadata.Distribution | None:
     names = (
         [top] if next(iter(metadata.distributions(name=top)), None) else metadata.packages_distributions().get(top, [])
     )
-    found = metadata.distribution(names[0]) if names else None
-    return found if found and found.read_text("RECORD") else None
+    distribution = metadata.distribution(names[0]) if names else None
+    return distribution if distribution and distribution.read_text("RECORD") else None
 
 
 def _named_files(arguments: Mapping[str, Any]) -> Iterator[Path]:
