@@ -84,6 +84,7 @@ def test_what_no_evaluation_could_use_is_named_with_environment_seed_and_step(
 def test_an_array_of_one_reward_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tried, "reward", np.ones(1))
     try_it()
+    assert Tried.taken  # the steps went on after the first such reward
 
 
 @pytest.mark.parametrize(("states", "actions", "said"), [(4, 2, "states of size 3"), (3, 1, "actions of size 2")])
